@@ -1,0 +1,29 @@
+"""Hub data sets through `datasets`, in its memory-mapped cache."""
+
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+from rlhf.data.fault import Fault, make_fault
+from rlhf.data.place import Place, Row
+from rlhf.recipe.data import DataSource
+
+
+def hub_name(source: DataSource) -> str:
+    """The data set and its split as places show it, such as `owner/name[train]`."""
+    return f"{source.path}[{source.split}]"
+
+
+def read_hub(source: DataSource) -> Iterator[Row | Fault]:
+    """The split's rows in order, numbered from 1; a data set that does not load is one fault."""
+    # imported here: `datasets` takes seconds to load
+    datasets: Any = import_module("datasets")
+    name = hub_name(source)
+    try:
+        rows = datasets.load_dataset(source.path, source.config, split=source.split, revision=source.revision)
+    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        yield make_fault("hub_unavailable", Place(name), f"does not load: {reason}")
+        return
+    for row, values in enumerate(rows, 1):
+        yield Row(values, Place(name, None, row))

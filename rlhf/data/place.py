@@ -1,0 +1,35 @@
+"""Where a row lies, and what was read there."""
+
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
+
+from rlhf_schemas import Record
+
+
+class Place(NamedTuple):
+    """A row's location, for people to find it."""
+
+    path: str
+    """The file, or the hub data set with its split."""
+    line: int | None = None
+    """Line on which the row starts, from 1; None where the format has no lines."""
+    row: int | None = None
+    """Row, from 1, broken rows counted; None for a fault of the whole file."""
+
+
+class Row(NamedTuple):
+    """One row as the file has it, before columns are mapped and rules applied."""
+
+    values: dict[str, object]
+    place: Place
+
+
+R = TypeVar("R", bound=Record, covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Located(Generic[R]):
+    """A record that keeps every rule, and where it lies."""
+
+    record: R
+    place: Place

@@ -1,0 +1,64 @@
+"""From pydantic's errors to faults: one fault for each rule that a row breaks."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from rlhf.data.fault import REMEDIES, Fault, make_fault, shorten
+from rlhf.data.place import Row
+
+_CODES = {
+    "missing": "missing_field",
+    "extra_forbidden": "unknown_field",
+    "finite_number": "not_finite",
+    "greater_than": "out_of_range",
+    "greater_than_equal": "out_of_range",
+    "literal_error": "not_a_choice",
+    "too_short": "too_short",
+}
+_TAGS = ("as_text", "as_messages")
+
+
+def faults_of(
+    error: ValidationError, fields: Mapping[str, object], row: Row, columns: Mapping[str, str]
+) -> list[Fault]:
+    """The faults in one row.
+
+    Args:
+        error: what the record's rules say.
+        fields: the record's fields that were checked.
+        row: the row as the file has it; messages about missing fields list its columns.
+        columns: the source's mapping, record field -> column.
+    """
+    return [_fault(dict(detail), fields, row, columns) for detail in error.errors(include_url=False)]
+
+
+def _fault(
+    detail: dict[str, Any], fields: Mapping[str, object], row: Row, columns: Mapping[str, str]
+) -> Fault:
+    kind: str = detail["type"]
+    code = kind if kind in REMEDIES else _CODES.get(kind, "wrong_type")
+    location = detail["loc"] or (detail.get("ctx", {}).get("field"),)
+    field = _path(location)
+    message = str(detail["msg"]).replace("Input should", "should")
+    if code == "missing_field" and field in columns:
+        message = f"is missing: `columns` takes it from {columns[field]!r}"
+    elif code == "missing_field":
+        message = "is missing"
+    if code in ("missing_field", "shape"):
+        names = f"; the row has {', '.join(row.values) or 'no columns'}" if len(location) == 1 else ""
+        return make_fault(code, row.place, message + names, field=field)
+    value = detail["input"] if detail["loc"] else fields.get(field)
+    return make_fault(code, row.place, message, field=field, value=shorten(value))
+
+
+def _path(location: tuple[str | int, ...]) -> str:
+    """`("prompt", "as_messages", 1, "content")` -> `prompt[1].content`."""
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part not in _TAGS:
+            path += f".{part}" if path else part
+    return path

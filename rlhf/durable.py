@@ -1,0 +1,70 @@
+"""Writes that survive a crash: a reader sees the old state or the new one, never half, and a power cut changes nothing.
+
+Shared by the registry, the checkpoints and whoever else writes files that a later run relies on.
+"""
+
+import errno
+import os
+import uuid
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rlhf.errors import UsageError
+
+
+@contextmanager
+def explain_write_errors(place: Path) -> Generator[None]:
+    """Turn an OSError inside the block (no permission, disk full, read-only) into a UsageError that names the place."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        where = f" ({error.filename})" if error.filename else ""
+        remedy = "Choose a workspace that this user can write."
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            remedy = "Free space on that file system, or choose a workspace on another one."
+        raise UsageError(f"cannot write to {place}: {reason}{where}", remedy) from error
+
+
+def sync(path: Path) -> None:
+    """Flush one file's bytes, or one folder's entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush every regular file under `folder`, then every folder from the leaves up."""
+    for parent, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            path = Path(parent, name)
+            if path.is_file() and not path.is_symlink():
+                sync(path)
+        sync(Path(parent))
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Replace `path` by a file with `content`: written beside, flushed, renamed."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        temporary.write_bytes(content)
+        sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def rename_folder(source: Path, target: Path) -> None:
+    """Rename a folder and flush both parents.
+
+    Raises:
+        OSError: ENOTEMPTY or EEXIST where `target` is a folder with content: rename(2) never replaces one.
+    """
+    os.rename(source, target)
+    sync(target.parent)
+    if source.parent != target.parent:
+        sync(source.parent)

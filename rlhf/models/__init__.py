@@ -1,0 +1,1 @@
+"""Tokenizers, token sequences, and the networks: causal LM, reward model, actor-critic."""

@@ -1,0 +1,69 @@
+"""Forward passes that reward model and critic share, with explicit positions and float32 heads.
+
+Rows may be padded on either side: positions count real tokens, so padding changes nothing, for absolute (GPT-2)
+and rotary models alike.
+"""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from rlhf.models.load import backbone_of, score_head_of
+
+
+def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Last hidden states [B, L, H] of `input_ids` [B, L] int64 under `attention_mask` [B, L] bool."""
+    positions = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+    outputs = backbone_of(model)(
+        input_ids=input_ids, attention_mask=attention_mask.long(), position_ids=positions, use_cache=False
+    )
+    return cast(Tensor, outputs.last_hidden_state)
+
+
+def apply_score_head(model: nn.Module, hidden: Tensor) -> Tensor:
+    """Scores [...] float32 of hidden states [..., H]; in float32 under autocast too, since bfloat16 keeps 3 digits."""
+    with torch.autocast(hidden.device.type, enabled=False):
+        return score_head_of(model)(hidden.float()).squeeze(-1)
+
+
+def sequence_scores(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """The reward model's score [B] float32, read at each row's last real token, whatever the padding side."""
+    hidden = hidden_states(model, input_ids, attention_mask)
+    columns = torch.arange(input_ids.shape[1], device=input_ids.device)
+    last = (attention_mask.long() * columns).argmax(dim=1)
+    rows = torch.arange(input_ids.shape[0], device=input_ids.device)
+    return apply_score_head(model, hidden[rows, last])
+
+
+@torch.no_grad()
+def score_token_lists(model: nn.Module, sequences: list[list[int]], *, batch_size: int) -> list[float]:
+    """Scores of token sequences, in their order; sorted by length inside, so that little padding is computed."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
+    scores = [0.0] * len(sequences)
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        ids, mask = pad_right([sequences[index] for index in chosen], device)
+        for index, score in zip(chosen, sequence_scores(model, ids, mask).tolist(), strict=True):
+            scores[index] = score
+    model.train(was_training)
+    return scores
+
+
+def pad_right(sequences: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids [B, L] int64 and mask [B, L] bool; the pad id is 0, since the mask alone says what is real."""
+    length = max(len(sequence) for sequence in sequences)
+    ids = torch.tensor([sequence + [0] * (length - len(sequence)) for sequence in sequences], device=device)
+    lengths = torch.tensor([len(sequence) for sequence in sequences], device=device)
+    return ids, torch.arange(length, device=device)[None] < lengths[:, None]
+
+
+def pad_left(sequences: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids [B, L] int64 and mask [B, L] bool, padded on the left."""
+    length = max(len(sequence) for sequence in sequences)
+    ids = torch.tensor([[0] * (length - len(sequence)) + sequence for sequence in sequences], device=device)
+    lengths = torch.tensor([len(sequence) for sequence in sequences], device=device)
+    return ids, torch.arange(length, device=device)[None] >= length - lengths[:, None]

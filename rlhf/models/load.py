@@ -1,0 +1,286 @@
+"""Loading models so that no weight is ever missing in silence: float32, strict, full or LoRA.
+
+An adapter folder (PEFT) is loaded on the base that it names; every adapter of a run names the same base.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    TaskType,
+    get_peft_model,
+    load_peft_weights,
+    set_peft_model_state_dict,
+)
+from peft.peft_model import PeftModel
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+
+from rlhf.errors import ModelError
+from rlhf.recipe.model import LoRA, ScratchModel
+
+ADAPTER_CONFIG = "adapter_config.json"
+SCORE_HEAD = "score"
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where weights come from: a folder or hub id, and how to read it."""
+
+    path: str
+    revision: str | None = None
+    trust_remote_code: bool = False
+    attn_implementation: str | None = None
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether the folder holds a PEFT adapter rather than whole weights."""
+        return (Path(self.path) / ADAPTER_CONFIG).is_file()
+
+    @property
+    def base(self) -> "ModelSource":
+        """The base that an adapter names; a whole model is its own base."""
+        if not self.is_adapter:
+            return self
+        config = PeftConfig.from_pretrained(self.path)
+        return ModelSource(
+            str(config.base_model_name_or_path),
+            config.revision,
+            self.trust_remote_code,
+            self.attn_implementation,
+        )
+
+
+def scratch_causal_lm(
+    spec: ScratchModel, *, eos_token_id: int, pad_token_id: int, seed: int
+) -> PreTrainedModel:
+    """A randomly initialised causal language model of the recipe's shape, embeddings tied."""
+    shape: dict[str, Any] = {
+        "vocab_size": spec.vocab_size,
+        "hidden_size": spec.hidden_size,
+        "num_hidden_layers": spec.num_layers,
+        "num_attention_heads": spec.num_heads,
+        "intermediate_size": spec.intermediate_size or 4 * spec.hidden_size,
+        "max_position_embeddings": spec.max_positions,
+        "tie_word_embeddings": True,
+        "eos_token_id": eos_token_id,
+        "bos_token_id": None,
+        "pad_token_id": pad_token_id,
+    }
+    if spec.model_type in ("llama", "mistral", "qwen2"):
+        shape["num_key_value_heads"] = spec.num_heads
+    if spec.model_type == "gpt2":
+        shape["n_inner"] = shape.pop("intermediate_size")
+        shape |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    config = AutoConfig.for_model(spec.model_type, **shape)
+    torch.manual_seed(seed)
+    return cast(PreTrainedModel, AutoModelForCausalLM.from_config(config, dtype=torch.float32))
+
+
+def load_causal_lm(
+    source: ModelSource, *, lora: LoRA | None = None, seed: int = 0, trainable: bool = True
+) -> nn.Module:
+    """A causal language model in float32; an adapter folder comes as a PEFT model on its base.
+
+    Args:
+        source: whole weights or an adapter folder.
+        lora: put a new adapter of this shape on whole weights; an adapter folder keeps the one it has.
+        seed: of a new adapter's weights.
+        trainable: whether the adapter's weights get gradients.
+
+    Raises:
+        ModelError: the model does not exist, cannot be read, or lacks weights.
+    """
+    base = _strict(AutoModelForCausalLM, source.base, may_miss=())
+    if source.is_adapter:
+        return _with_saved_adapter(base, source, trainable=trainable)
+    if lora is not None:
+        return _with_new_adapter(base, lora, TaskType.CAUSAL_LM, seed, base_of=source)
+    return base
+
+
+def load_reward_model(source: ModelSource, *, trainable: bool = False) -> nn.Module:
+    """A reward model in float32: a one-label sequence classifier whose head was trained, full or as an adapter.
+
+    Raises:
+        ModelError: it does not exist, has more than one label, or its head is missing.
+    """
+    if source.is_adapter:
+        base = _strict(
+            AutoModelForSequenceClassification, source.base, may_miss=(f"{SCORE_HEAD}.weight",), num_labels=1
+        )
+        return _with_saved_adapter(base, source, trainable=trainable)
+    model = _strict(AutoModelForSequenceClassification, source, may_miss=())
+    _require_score_head(model, source)
+    return model
+
+
+def new_reward_model(source: ModelSource, *, lora: LoRA | None, pad_token_id: int, seed: int) -> nn.Module:
+    """A reward model to be trained: the language model's backbone under a new head, which starts at zero-mean noise.
+
+    With LoRA the reward adapter goes on from the SFT adapter, on the same base, and the head is trained and saved
+    with it.
+
+    Args:
+        source: the SFT model, whole or as an adapter.
+        lora: the recipe's adapter shape.
+        pad_token_id: the classifier reads the score at the last token that is not this one.
+        seed: of the head's weights.
+    """
+    torch.manual_seed(seed)
+    model = _strict(
+        AutoModelForSequenceClassification, source.base, may_miss=(f"{SCORE_HEAD}.weight",), num_labels=1
+    )
+    _require_score_head(model, source)
+    head = cast(nn.Linear, getattr(model, SCORE_HEAD))
+    # Stiennon et al. 2020, appendix: the head starts at N(0, 1/(d+1)), so that scores start at order 1.
+    nn.init.normal_(head.weight, std=(head.in_features + 1) ** -0.5)
+    model.config.pad_token_id = pad_token_id
+    if lora is None:
+        return model
+    peft_model = _with_new_adapter(model, lora, TaskType.SEQ_CLS, seed, base_of=source.base)
+    if source.is_adapter:
+        weights = load_peft_weights(source.path, device="cpu")
+        result = set_peft_model_state_dict(peft_model, weights)
+        _require_loaded(result, source, may_miss=("modules_to_save",))
+    return peft_model
+
+
+def backbone_of(model: nn.Module) -> nn.Module:
+    """The transformer below the head, adapters included: maps token ids to hidden states `[B, L, H]`."""
+    inner = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
+    return getattr(inner, inner.base_model_prefix)
+
+
+def score_head_of(model: nn.Module) -> nn.Module:
+    """The reward model's head: maps hidden states `[..., H]` to scores `[..., 1]`."""
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    return getattr(inner, SCORE_HEAD)
+
+
+def output_head_of(model: nn.Module) -> nn.Module:
+    """The language-model head: maps hidden states `[..., H]` to logits `[..., V]`."""
+    inner = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
+    return cast(nn.Module, inner.get_output_embeddings())
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Dropout off everywhere, LoRA's included, so that two forward passes agree."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    config = getattr(model, "config", None)
+    for name in ("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop", "hidden_dropout"):
+        if config is not None and getattr(config, name, None):
+            setattr(config, name, 0.0)
+    for module in model.modules():
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+
+
+@torch.no_grad()
+def check_plain_logits(model: nn.Module) -> None:
+    """Raise where logits are not simply head(hidden): soft-capped or scaled logits would give wrong log-probabilities."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    ids = torch.arange(4, device=device)[None]
+    logits = model(input_ids=ids, use_cache=False).logits.float()
+    ours = output_head_of(model)(backbone_of(model)(input_ids=ids, use_cache=False).last_hidden_state).float()
+    model.train(was_training)
+    if not torch.allclose(logits, ours, rtol=1e-3, atol=1e-3):
+        raise ModelError(
+            f"{type(model).__name__} changes its logits after the head (soft-capping or scaling)",
+            "PPO does not support this architecture: use one whose logits are head(hidden states), such as Llama or Qwen.",
+        )
+
+
+def _strict(
+    auto_class: Any, source: ModelSource, *, may_miss: tuple[str, ...], **kwargs: Any
+) -> PreTrainedModel:
+    try:
+        model, info = auto_class.from_pretrained(
+            source.path,
+            revision=source.revision or "main",
+            trust_remote_code=source.trust_remote_code,
+            attn_implementation=source.attn_implementation,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            **kwargs,
+        )
+    except (OSError, ValueError, ImportError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"model {source.path}: cannot be loaded: {first}",
+            "Give a local folder with safetensors weights, or a hub id that this machine can reach.",
+        ) from error
+    missing = sorted(key for key in info["missing_keys"] if key not in may_miss)
+    mismatched = sorted(str(key) for key in info.get("mismatched_keys", ()))
+    if missing or mismatched:
+        names = ", ".join([*missing, *mismatched][:5])
+        raise ModelError(
+            f"model {source.path}: {len(missing)} weight(s) missing and {len(mismatched)} of another shape: {names}",
+            "The folder does not hold what its config describes; publish or download it again.",
+        )
+    return model
+
+
+def _require_score_head(model: nn.Module, source: ModelSource) -> None:
+    config = getattr(model, "config", None)
+    head = getattr(model, SCORE_HEAD, None)
+    if getattr(config, "num_labels", None) != 1 or not isinstance(head, nn.Module):
+        raise ModelError(
+            f"model {source.path} is no reward model: a sequence classifier with one label and a `{SCORE_HEAD}` head is needed, "
+            f"this one has num_labels={getattr(config, 'num_labels', None)}",
+            "Train one with the reward stage.",
+        )
+
+
+def _with_new_adapter(
+    base: PreTrainedModel, lora: LoRA, task: TaskType, seed: int, *, base_of: ModelSource
+) -> nn.Module:
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        task_type=task,
+        r=lora.r,
+        lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]  # PEFT annotates int, computes in float
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        modules_to_save=[SCORE_HEAD] if task == TaskType.SEQ_CLS else None,
+    )
+    base.name_or_path = base_of.path
+    model = get_peft_model(base, config)
+    model.peft_config["default"].revision = base_of.revision
+    return model
+
+
+def _with_saved_adapter(base: PreTrainedModel, source: ModelSource, *, trainable: bool) -> nn.Module:
+    config = PeftConfig.from_pretrained(source.path)
+    config.inference_mode = not trainable
+    model = get_peft_model(base, config)
+    model.peft_config["default"].revision = config.revision
+    result = set_peft_model_state_dict(model, load_peft_weights(source.path, device="cpu"))
+    _require_loaded(result, source, may_miss=())
+    return model
+
+
+def _require_loaded(result: Any, source: ModelSource, *, may_miss: Iterable[str]) -> None:
+    """PEFT reports the base's keys as missing too; an adapter's own key that is missing is an error."""
+    own = ("lora_", "modules_to_save")
+    missing = [
+        key
+        for key in result.missing_keys
+        if any(mark in key for mark in own) and not any(mark in key for mark in may_miss)
+    ]
+    if missing or result.unexpected_keys:
+        names = ", ".join([*missing, *result.unexpected_keys][:5])
+        raise ModelError(
+            f"adapter {source.path}: weights missing or not of this model: {names}",
+            "The adapter was made for another base or was saved incompletely.",
+        )

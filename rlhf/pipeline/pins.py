@@ -1,0 +1,130 @@
+"""What a recipe names loosely becomes exact once a run starts: hub commits and `@latest`.
+
+Pins are kept with the run, so that a second call means the same models and data, and works offline.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from rlhf.data import find_format
+from rlhf.durable import write_atomic
+from rlhf.errors import ModelError, RLHFError
+from rlhf.recipe import SPLITS_OF, STAGES, DataSource, Recipe, digest_of
+from rlhf.registry import REGISTRY_PREFIX, Registry
+from rlhf.stages.inputs import ModelInput
+
+PINS_FILE = "pins.json"
+_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+_COMMIT = re.compile(r"^[0-9a-f]{40}$")
+
+
+class Pins:
+    """Exact versions, remembered in the run's folder."""
+
+    def __init__(self, run_folder: Path) -> None:
+        self.path = run_folder / PINS_FILE
+        self.known: dict[str, str] = {}
+        if self.path.is_file():
+            self.known = json.loads(self.path.read_text(encoding="utf-8"))
+
+    def resolve(self, recipe: Recipe) -> Recipe:
+        """The recipe with every hub revision as a commit.
+
+        Raises:
+            ModelError, DataError: a hub name that does not exist or cannot be reached, and was never pinned.
+        """
+        resolved = recipe.model_dump(mode="json")
+        model = recipe.model
+        if model.path is not None and is_hub_model(model.path):
+            resolved["model"]["revision"] = self.commit("model", model.path, model.revision)
+        for stage in STAGES:
+            if getattr(recipe, stage) is None:
+                continue
+            splits = recipe.splits(stage)
+            key = SPLITS_OF[stage]
+            for split in ("train", "eval"):
+                source: DataSource | None = getattr(splits, split)
+                if source is not None and find_format(source) == "hub":
+                    resolved["data"][key][split]["revision"] = self.commit(
+                        "dataset", source.path, source.revision
+                    )
+        return Recipe.model_validate(resolved)
+
+    def commit(self, kind: str, name: str, revision: str | None) -> str:
+        """The commit of a hub model or data set; asked for once a run."""
+        if revision is not None and _COMMIT.match(revision):
+            return revision
+        key = f"{kind}:{name}@{revision or 'main'}"
+        if key not in self.known:
+            self._remember(key, _ask_hub(kind, name, revision))
+        return self.known[key]
+
+    def version(self, registry: Registry, reference: str) -> str:
+        """The exact `name@version` of a registry reference; `@latest` and aliases stay where they were first."""
+        key = f"registry:{reference}"
+        if key not in self.known:
+            self._remember(key, registry.resolve(reference).reference)
+        return self.known[key]
+
+    def _remember(self, key: str, value: str) -> None:
+        self.known[key] = value
+        write_atomic(self.path, json.dumps(self.known, indent=1, sort_keys=True).encode())
+
+
+def is_hub_model(path: str) -> bool:
+    """Whether a model's path is a hub id: `owner/name`, and no such folder."""
+    return (
+        not path.startswith(REGISTRY_PREFIX) and not Path(path).exists() and _HUB_ID.match(path) is not None
+    )
+
+
+def outside_model(recipe: Recipe, pins: Pins, registry: Registry, path: str) -> ModelInput:
+    """A model that no stage of this recipe makes, pinned.
+
+    Raises:
+        ModelError: a folder that does not exist or holds no model.
+        RegistryError: a reference that does not resolve.
+    """
+    if path.startswith(REGISTRY_PREFIX):
+        artefact = registry.resolve(pins.version(registry, path.removeprefix(REGISTRY_PREFIX)))
+        return ModelInput(reference=artefact.reference, digest=artefact.digest)
+    if is_hub_model(path):
+        wanted = recipe.model.revision if path == recipe.model.path else None
+        return ModelInput(path=path, revision=pins.commit("model", path, wanted))
+    folder = Path(path)
+    if not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
+        what = "holds no config.json" if folder.is_dir() else "does not exist"
+        raise ModelError(
+            f"model {path}: the folder {what}",
+            "Give a local model folder, a hub id (owner/name), or registry:NAME@VERSION.",
+        )
+    return ModelInput(path=str(folder.absolute()), digest=folder_signature(folder))
+
+
+def folder_signature(folder: Path) -> str:
+    """A digest of a local model's file names, sizes and times: cheap, and it changes when a file is replaced."""
+    stats = {path.name: path.stat() for path in sorted(folder.iterdir()) if path.is_file()}
+    return digest_of({name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()})
+
+
+def _ask_hub(kind: str, name: str, revision: str | None) -> str:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    api: Any = HfApi()
+    ask = api.model_info if kind == "model" else api.dataset_info
+    try:
+        return str(ask(name, revision=revision, timeout=30).sha)
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise _unreachable(kind, name, revision, first) from error
+
+
+def _unreachable(kind: str, name: str, revision: str | None, reason: str) -> RLHFError:
+    return ModelError(
+        f"{kind} {name}{f'@{revision}' if revision else ''}: cannot be resolved on the hub: {reason}",
+        "Check the name and the network (and HF_TOKEN for a private one), give a 40-digit commit as revision if it is cached, "
+        "or a local folder.",
+    )

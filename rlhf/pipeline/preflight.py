@@ -1,0 +1,112 @@
+"""What would make a run fail hours later, looked for before anything starts: data, positions, disk, workspace."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlhf.checkpoint import require_disk
+from rlhf.data import Report, check, render_text
+from rlhf.durable import explain_write_errors
+from rlhf.errors import DataError, RecipeError
+from rlhf.recipe import Recipe, RecordKind, Stage
+from rlhf.recipe.model import ScratchModel
+from rlhf.recipe.training import TrainingSection
+from rlhf.stages.inputs import run_folder
+
+KIND_OF: dict[Stage, RecordKind] = {"sft": "sft", "reward": "preference", "ppo": "prompt"}
+_BYTES_A_PARAMETER = 12
+"""A checkpoint holds float32 weights and AdamW's two moments."""
+
+
+def check_workspace(recipe: Recipe) -> None:
+    """Raise UsageError where the run's folder cannot be written."""
+    folder = run_folder(recipe)
+    with explain_write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+
+
+def check_data(recipe: Recipe, stages: Sequence[Stage]) -> list[Report]:
+    """Read every split that these stages need.
+
+    Raises:
+        DataError: all faults of all splits, before a model is loaded.
+    """
+    reports: list[Report] = []
+    for stage in stages:
+        splits = recipe.splits(stage)
+        for source in (splits.train, splits.eval):
+            if source is not None:
+                reports.append(check(source, KIND_OF[stage], chat=recipe.data.chat))
+    faulty = [report for report in reports if report.num_faults]
+    if faulty:
+        raise DataError(
+            f"{sum(report.num_faults for report in faulty)} fault(s) in the data, nothing was started:\n{render_text(faulty)}",
+            "Mend the rows; `rlhf validate RECIPE` checks them again.",
+        )
+    return reports
+
+
+def check_model(recipe: Recipe, folder: Path | None, stages: Sequence[Stage]) -> None:
+    """Positions and disk, from the starting model's configuration and files where they are on this machine.
+
+    Raises:
+        RecipeError: sequences longer than the model's positions.
+        UsageError: too little disk for the checkpoints.
+    """
+    positions, num_parameters = _facts(recipe.model.scratch, folder)
+    faults = [
+        f"  {where}: {size} exceeds the model's {positions} positions"
+        for where, size in _lengths(recipe, stages)
+        if positions and size > positions
+    ]
+    if faults:
+        raise RecipeError(
+            "sequences longer than the model can read:\n" + "\n".join(faults),
+            "Shorten them, or take another model.",
+        )
+    if num_parameters:
+        needed = max((_checkpoint_bytes(recipe, stage, num_parameters) for stage in stages), default=0)
+        require_disk(
+            run_folder(recipe), needed, "the checkpoints that this run keeps and one that is being written"
+        )
+
+
+def _lengths(recipe: Recipe, stages: Sequence[Stage]) -> list[tuple[str, int]]:
+    lengths: list[tuple[str, int]] = []
+    for stage in stages:
+        section = recipe.section(stage)
+        if isinstance(section, TrainingSection):
+            lengths.append((f"{stage}.max_length", section.max_length))
+        else:
+            size = section.max_prompt_length + section.sampling.max_new_tokens
+            lengths.append(("ppo.max_prompt_length + ppo.sampling.max_new_tokens", size))
+    return lengths
+
+
+def _facts(scratch: ScratchModel | None, folder: Path | None) -> tuple[int | None, int | None]:
+    """(positions, parameters) as far as they are known without loading the model."""
+    if scratch is not None:
+        width, inner = scratch.hidden_size, scratch.intermediate_size or 4 * scratch.hidden_size
+        return scratch.max_positions, scratch.num_layers * (
+            4 * width**2 + 3 * width * inner
+        ) + scratch.vocab_size * width
+    if folder is None or not (folder / "config.json").is_file():
+        return None, None
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    positions = config.get("max_position_embeddings") or config.get("n_positions")
+    dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    return positions, size // (2 if "16" in dtype else 4) or None
+
+
+def _checkpoint_bytes(recipe: Recipe, stage: Stage, num_parameters: int) -> int:
+    """Full fine-tuning's size; an upper bound for LoRA's is the base once."""
+    section = recipe.section(stage)
+    models = 2 if stage == "ppo" else 1
+    each = num_parameters * models * (4 if recipe.model.lora is not None else _BYTES_A_PARAMETER)
+    return each * (section.keep_checkpoints + 2)

@@ -1,0 +1,56 @@
+"""The end of a run: what each stage made, how good it is, where it is; and both models' answers side by side."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rlhf.recipe import Stage
+from rlhf.registry import Artefact
+
+SAMPLES_FILE = "samples.json"
+SHOWN: dict[Stage, dict[str, str]] = {
+    "sft": {"eval_loss": "held-out loss"},
+    "reward": {
+        "eval/accuracy": "held-out accuracy",
+        "eval/accuracy_ci_low": "95% from",
+        "eval/accuracy_ci_high": "to",
+        "eval/calibration_error": "calibration error",
+    },
+    "ppo": {
+        "eval/sft_scores": "SFT's score",
+        "eval/scores": "PPO's score",
+        "eval/kl": "KL",
+        "eval/response_tokens": "tokens",
+    },
+}
+
+
+def print_summary(console: Console, run_folder: Path, artefacts: Mapping[Stage, Artefact]) -> None:
+    """Print the artefacts' table and the samples."""
+    table = Table(show_lines=False, box=None, pad_edge=False, expand=False)
+    for heading in ("stage", "artefact", "measured", "where"):
+        table.add_column(heading, overflow="fold")
+    for stage, artefact in artefacts.items():
+        table.add_row(stage, artefact.reference, _measured(stage, artefact), str(artefact.path))
+    console.print(table)
+    samples = run_folder / "ppo" / SAMPLES_FILE
+    if "ppo" in artefacts and samples.is_file():
+        _print_samples(console, json.loads(samples.read_text(encoding="utf-8")))
+
+
+def _measured(stage: Stage, artefact: Artefact) -> str:
+    metrics = artefact.manifest.metrics
+    return ", ".join(f"{name} {metrics[key]:.3g}" for key, name in SHOWN[stage].items() if key in metrics)
+
+
+def _print_samples(console: Console, samples: list[dict[str, Any]]) -> None:
+    console.print("\nThe same prompts, answered by both models (score of the reward model in front):")
+    for sample in samples:
+        console.print(Text(f"\n{sample['prompt']}", style="bold"))
+        for name in ("sft", "ppo"):
+            console.print(Text(f"  {name} {sample[f'{name}_score']:+.2f}  {sample[name]}"))

@@ -1,0 +1,72 @@
+"""Policy and critic as one module, since DeepSpeed and DDP take one.
+
+A row is a left-padded prompt followed by a right-padded response: `[B, P + T]`. What concerns response token t
+(its log-probability, the value before it) comes from the hidden state at column P + t - 1.
+"""
+
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from rlhf.models.forward import apply_score_head, hidden_states
+from rlhf.models.load import output_head_of
+from rlhf.ppo.losses import token_logprobs
+
+
+class ActorCritic(nn.Module):
+    """The policy (a causal LM) and the critic (a reward model whose head is read at every token)."""
+
+    def __init__(self, policy: nn.Module, critic: nn.Module, *, temperature: float) -> None:
+        super().__init__()
+        self.policy = policy
+        self.critic = critic
+        self.temperature = temperature
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities, entropies and values of the response tokens.
+
+        Args:
+            input_ids: [B, P + T] int64, prompts left-padded, responses right-padded.
+            attention_mask: [B, P + T] bool, True on real tokens.
+            response_mask: [B, T] bool, True on response tokens.
+
+        Returns:
+            logprobs, entropy, values: [B, T] float32 each, 0 outside the mask.
+        """
+        logprobs, entropy = response_logprobs(
+            self.policy, input_ids, attention_mask, response_mask, temperature=self.temperature
+        )
+        return logprobs, entropy, response_values(self.critic, input_ids, attention_mask, response_mask)
+
+
+def response_logprobs(
+    model: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    response_mask: Tensor,
+    *,
+    temperature: float,
+    chunk_tokens: int = 4096,
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and entropies [B, T] float32 of the response tokens at the sampling temperature."""
+    num_response = response_mask.shape[1]
+    hidden = hidden_states(model, input_ids, attention_mask)[:, -num_response - 1 : -1]
+    return token_logprobs(
+        hidden,
+        cast(Any, output_head_of(model)),
+        input_ids[:, -num_response:],
+        temperature=temperature,
+        mask=response_mask,
+        chunk_tokens=chunk_tokens,
+    )
+
+
+def response_values(
+    critic: nn.Module, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor
+) -> Tensor:
+    """Values [B, T] float32: `values[:, t]` is read before response token t; 0 outside the mask."""
+    num_response = response_mask.shape[1]
+    hidden = hidden_states(critic, input_ids, attention_mask)[:, -num_response - 1 : -1]
+    return apply_score_head(critic, hidden).masked_fill(~response_mask, 0.0)

@@ -1,0 +1,1 @@
+"""Rollout engines: each turns prompts and noise into responses through `GenerationEngine`."""

@@ -1,0 +1,165 @@
+"""What every runner is given: recipe, inputs, folders, registry, and the models that its inputs name."""
+
+import os
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+import rlhf
+from rlhf.checkpoint import Checkpoints
+from rlhf.errors import ModelError
+from rlhf.models.forward import score_token_lists
+from rlhf.models.load import ModelSource, load_reward_model
+from rlhf.models.tokenizer import chat_template_digest, load_tokenizer, tokenizer_digest
+from rlhf.recipe import Recipe, Stage
+from rlhf.registry import Artefact, ManifestDraft, Parent, Registry
+from rlhf.registry.manifest import Probe
+from rlhf.stages.inputs import INPUTS_FILE, RECIPE_FILE, ModelInput, StageInputs, registry_folder
+
+PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets")
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """One stage of one run.
+
+    Attributes:
+        recipe: the resolved recipe.
+        inputs: exact models and data.
+        run_folder: `<workspace>/runs/<run>`.
+    """
+
+    recipe: Recipe
+    inputs: StageInputs
+    run_folder: Path
+
+    @classmethod
+    def read(cls, run_folder: Path, stage: Stage) -> "StageContext":
+        """Read what the pipeline wrote for this stage."""
+        recipe = Recipe.model_validate_json((run_folder / RECIPE_FILE).read_text(encoding="utf-8"))
+        inputs = StageInputs.model_validate_json(
+            (run_folder / stage / INPUTS_FILE).read_text(encoding="utf-8")
+        )
+        return cls(recipe, inputs, run_folder)
+
+    @property
+    def stage(self) -> Stage:
+        """The stage's name."""
+        return self.inputs.stage
+
+    @property
+    def folder(self) -> Path:
+        """The stage's own folder."""
+        return self.run_folder / self.stage
+
+    @property
+    def registry(self) -> Registry:
+        """The workspace's registry."""
+        return Registry(registry_folder(self.recipe))
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The stage's checkpoints."""
+        return Checkpoints(self.folder / "checkpoints")
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is rank 0; from the launcher's environment, since the trainers build Accelerate's state."""
+        return int(os.environ.get("RANK", "0")) == 0
+
+    @property
+    def use_bf16(self) -> bool:
+        """bfloat16 autocast: as the recipe says, or wherever a GPU has it."""
+        wanted = self.recipe.launch.mixed_precision
+        return wanted == "bf16" or (
+            wanted == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        )
+
+    def source(self, model: ModelInput) -> ModelSource:
+        """Where a pinned model's weights lie; every byte of an artefact is proved first."""
+        section = self.recipe.model
+        if model.reference is not None:
+            artefact = self.registry.open_verified(model.reference)
+            return ModelSource(
+                str(artefact.path),
+                trust_remote_code=section.trust_remote_code,
+                attn_implementation=section.attn_implementation,
+            )
+        assert model.path is not None
+        return ModelSource(model.path, model.revision, section.trust_remote_code, section.attn_implementation)
+
+    def tokenizer(self, model: ModelInput) -> PreTrainedTokenizerBase:
+        """The model's tokenizer, prepared for all stages; the recipe's chat template replaces an outside model's."""
+        source = self.source(model)
+        template = None if model.reference is not None else self.recipe.model.chat_template
+        return load_tokenizer(
+            source.path,
+            revision=source.revision,
+            chat_template_file=template,
+            trust_remote_code=source.trust_remote_code,
+        )
+
+    def reward_model(self, policy_tokenizer: PreTrainedTokenizerBase) -> tuple[nn.Module, Artefact | None]:
+        """PPO's reward model: same tokens as the policy's, head proved by its published probe scores.
+
+        Raises:
+            ModelError: another tokenizer or chat template, or scores that differ from those published.
+        """
+        given = self.inputs.reward_model
+        assert given is not None
+        tokenizer = self.tokenizer(given)
+        for what, digest in (("tokenizer", tokenizer_digest), ("chat template", chat_template_digest)):
+            if digest(tokenizer) != digest(policy_tokenizer):
+                raise ModelError(
+                    f"the reward model {given.reference or given.path} has another {what} than the policy "
+                    f"({digest(tokenizer)} against {digest(policy_tokenizer)}): it would score other tokens than it was trained on",
+                    "Train the reward model from the same SFT model: rlhf run RECIPE --from reward.",
+                )
+        model = load_reward_model(self.source(given))
+        artefact = None if given.reference is None else self.registry.resolve(given.reference)
+        if artefact is not None and artefact.manifest.probe is not None:
+            check_probe(model, artefact.manifest.probe, artefact.reference)
+        return model, artefact
+
+    def draft(self, tokenizer: PreTrainedTokenizerBase, metrics: dict[str, float]) -> ManifestDraft:
+        """The manifest's part that every stage fills the same way."""
+        inputs = self.inputs
+        named = (("policy", inputs.policy), ("reward_model", inputs.reward_model))
+        return ManifestDraft(
+            name=self.recipe.artefact_name(self.stage),
+            stage=self.stage,
+            kind="reward_model" if self.stage == "reward" else "causal_lm",
+            parents=[
+                Parent(role=role, reference=model.reference, digest=model.digest)
+                for role, model in named
+                if model is not None and model.reference is not None and model.digest is not None
+            ],
+            data=inputs.data,
+            recipe_digest=self.recipe.digest(),
+            inputs_digest=inputs.digest,
+            tokenizer_digest=tokenizer_digest(tokenizer),
+            chat_template_digest=chat_template_digest(tokenizer),
+            code_version=rlhf.__version__,
+            environment={package: version(package) for package in PACKAGES},
+            metrics=metrics,
+        )
+
+
+def check_probe(model: nn.Module, probe: Probe, reference: str) -> None:
+    """Compare a loaded reward model's scores with those published for the same tokens.
+
+    Raises:
+        ModelError: they differ: a head that was not saved, not loaded, or newly initialised.
+    """
+    scores = score_token_lists(model, probe.token_ids, batch_size=8)
+    worst = max((abs(a - b) for a, b in zip(scores, probe.scores, strict=True)), default=0.0)
+    if worst > probe.tolerance:
+        raise ModelError(
+            f"{reference}: its scores on the published probe differ by {worst:.3g} (at most {probe.tolerance:.3g} is rounding): "
+            "the loaded head is not the one that was published",
+            f"Run rlhf registry verify {reference}; then publish it again with rlhf run RECIPE --stage reward --fresh.",
+        )

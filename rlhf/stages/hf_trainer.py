@@ -1,0 +1,202 @@
+"""What the SFT and reward runners add to TRL's trainers: atomic checkpoints, selection, metrics, a clean stop."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.training_args import TrainingArguments
+
+from rlhf.checkpoint import Checkpoints
+from rlhf.metrics import MetricsLog
+from rlhf.recipe.training import TrainingSection
+from rlhf.stages.context import StageContext
+from rlhf.stages.signals import stop_requested
+
+
+def training_arguments(
+    context: StageContext,
+    section: TrainingSection,
+    *,
+    has_eval: bool,
+    best_metric: str,
+    greater_is_better: bool,
+) -> dict[str, Any]:
+    """Arguments that both trainers share, from the recipe."""
+    processes = context.recipe.launch.num_processes
+    per_device = section.per_device_batch_size
+    select = has_eval and (section.select_best or section.patience is not None)
+    return {
+        "output_dir": str(context.folder),
+        "learning_rate": section.learning_rate,
+        "num_train_epochs": section.num_epochs,
+        "max_steps": section.max_steps or -1,
+        "per_device_train_batch_size": per_device,
+        "per_device_eval_batch_size": per_device,
+        "gradient_accumulation_steps": section.global_batch_size // (per_device * processes),
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "lr_scheduler_kwargs": {"min_lr_rate": section.lr_floor_fraction},
+        "warmup_steps": section.warmup_fraction,
+        "weight_decay": section.weight_decay,
+        "max_grad_norm": section.max_grad_norm,
+        "gradient_checkpointing": section.gradient_checkpointing,
+        "bf16": context.use_bf16,
+        "use_cpu": not torch.cuda.is_available(),
+        "seed": context.recipe.stage_seed(context.stage),
+        "eval_strategy": "steps" if has_eval else "no",
+        "eval_steps": section.eval_every_steps,
+        "save_strategy": "steps",
+        "save_steps": section.save_every_steps,
+        "metric_for_best_model": best_metric if select else None,
+        "greater_is_better": greater_is_better if select else None,
+        "logging_steps": 10,
+        "logging_nan_inf_filter": False,
+        "report_to": list(context.recipe.trackers) or "none",
+        "run_name": f"{context.recipe.name}-{context.stage}",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "remove_unused_columns": False,
+        "max_length": None,
+    }
+
+
+class CheckpointingTrainer(Trainer):
+    """A Trainer whose checkpoints appear whole or not at all, as `step-N`; mixed in before TRL's class."""
+
+    checkpoints: Checkpoints
+    keep_checkpoints: int
+    best_metric: str
+    greater_is_better: bool
+    latest_eval: dict[str, float] | None = None
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Let Trainer write into a folder beside the checkpoints, and rename that when every rank is done."""
+        step = self.state.global_step
+        writing = self.checkpoints.folder / f".writing-step-{step}"
+        if self.accelerator.is_main_process:
+            writing = self.checkpoints.begin(step)
+        self.accelerator.wait_for_everyone()
+        self._writing = writing
+        # Trainer's own, not TRL's, which would write a model card into the stage's folder first.
+        Trainer._save_checkpoint(self, model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            nested = writing / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+            for path in nested.iterdir():
+                path.rename(writing / path.name)
+            nested.rmdir()
+            self.checkpoints.commit(step, metrics=self._eval_of(step))
+            best = self.checkpoints.best(self.best_metric, greater_is_better=self.greater_is_better)
+            self.checkpoints.prune(self.keep_checkpoints, keep_steps=[best.step] if best else [])
+        self.accelerator.wait_for_everyone()
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._writing)
+
+    def _eval_of(self, step: int) -> dict[str, float] | None:
+        latest = self.latest_eval
+        return latest if latest is not None and latest["step"] == step else None
+
+    def load_best(self) -> int | None:
+        """Load the checkpoint with the best held-out metric; its step, or None where none was evaluated."""
+        best = self.checkpoints.best(self.best_metric, greater_is_better=self.greater_is_better)
+        if best is not None and best.step != self.state.global_step:
+            self._load_from_checkpoint(str(best.path))
+        return best.step if best else None
+
+    def save_weights(self, folder: Path) -> None:
+        """Write the model for publishing: safetensors, config and tokenizer, nothing pickled."""
+        self.save_model(str(folder))
+        if self.accelerator.is_main_process:
+            for name in ("training_args.bin", "README.md"):
+                (folder / name).unlink(missing_ok=True)
+            shutil.rmtree(folder / "runs", ignore_errors=True)
+
+
+class StageCallback(TrainerCallback):
+    """Metrics file, a checkpoint at each new best, and a stop after saving when a signal asked for it."""
+
+    def __init__(self, context: StageContext, trainer: CheckpointingTrainer) -> None:
+        self.context = context
+        self.trainer = trainer
+        self.log: MetricsLog | None = None
+
+    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        """Open the metrics file at the step that the run goes on from."""
+        self.log = MetricsLog(
+            self.context.folder / "metrics.jsonl",
+            total_steps=state.max_steps,
+            resume_step=state.global_step,
+            enabled=state.is_world_process_zero,
+        )
+
+    def on_log(
+        self, args: TrainingArguments, state: Any, control: Any, logs: Any = None, **kwargs: Any
+    ) -> None:
+        """Write numbers; text is Trainer's own chatter."""
+        numbers = {
+            name: float(value) for name, value in (logs or {}).items() if isinstance(value, (int, float))
+        }
+        if self.log is not None and numbers:
+            self.log.write(state.global_step, numbers)
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: Any, control: Any, metrics: Any = None, **kwargs: Any
+    ) -> Any:
+        """Remember the metrics for the checkpoint's marker, and save where they are the best so far."""
+        trainer = self.trainer
+        trainer.latest_eval = {name: float(value) for name, value in metrics.items()} | {
+            "step": state.global_step
+        }
+        value = trainer.latest_eval.get(trainer.best_metric)
+        best = trainer.checkpoints.best(trainer.best_metric, greater_is_better=trainer.greater_is_better)
+        if value is not None and args.metric_for_best_model is not None:
+            better = best is None or (
+                value > best.metrics[trainer.best_metric]
+                if trainer.greater_is_better
+                else value < best.metrics[trainer.best_metric]
+            )
+            control.should_save = control.should_save or better
+        return control
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Save and stop when a signal came."""
+        if stop_requested():
+            control.should_save = True
+            control.should_training_stop = True
+        return control
+
+
+def attach(
+    trainer: CheckpointingTrainer,
+    context: StageContext,
+    section: TrainingSection,
+    *,
+    best_metric: str,
+    greater_is_better: bool,
+) -> None:
+    """Give a constructed trainer its checkpoints and callbacks."""
+    trainer.checkpoints = context.checkpoints
+    trainer.keep_checkpoints = section.keep_checkpoints
+    trainer.best_metric = best_metric
+    trainer.greater_is_better = greater_is_better
+    trainer.add_callback(StageCallback(context, trainer))
+    if section.patience is not None:
+        trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=section.patience))
+
+
+def train(trainer: CheckpointingTrainer, section: TrainingSection) -> bool:
+    """Train from the newest complete checkpoint, or from the start; load the best weights at the end.
+
+    Returns:
+        False when a signal stopped it after saving.
+    """
+    newest = trainer.checkpoints.newest()
+    trainer.train(resume_from_checkpoint=str(newest.path) if newest else None)
+    if stop_requested() and trainer.state.global_step < trainer.state.max_steps:
+        return False
+    if section.select_best and trainer.args.metric_for_best_model is not None:
+        trainer.load_best()
+    return True

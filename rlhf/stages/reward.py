@@ -1,0 +1,186 @@
+"""The reward model over TRL's RewardTrainer, on pairs that are encoded here exactly as PPO will produce them."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+from trl.trainer.reward_config import RewardConfig
+from trl.trainer.reward_trainer import DataCollatorForPreference, RewardTrainer
+
+from rlhf.models.forward import pad_left, score_token_lists
+from rlhf.models.load import load_causal_lm, new_reward_model
+from rlhf.models.tokenizer import stop_token_ids
+from rlhf.ppo.engines.hf import HFEngine
+from rlhf.ppo.noise import EVALUATION_STREAM, sampling_noise
+from rlhf.recipe.training import RewardSection
+from rlhf.registry.manifest import Probe, RewardStats
+from rlhf.stages.context import StageContext
+from rlhf.stages.examples import Examples, Pair, pairs
+from rlhf.stages.hf_trainer import CheckpointingTrainer, attach, train, training_arguments
+from rlhf.stages.publish import publish_trained
+from rlhf.stages.reward_report import reward_report
+
+BEST_METRIC = "eval_accuracy"
+NUM_PROBES = 8
+SCORING_BATCH = 64
+
+
+def run(context: StageContext) -> bool:
+    """Train, select, report, publish; False when a signal stopped it after saving."""
+    section = context.recipe.reward
+    assert section is not None
+    given = context.inputs.policy
+    assert given is not None
+    tokenizer = context.tokenizer(given)
+    splits, chat = context.recipe.splits("reward"), context.recipe.data.chat
+    training = pairs(tokenizer, splits.train, section, chat=chat)
+    held_out = pairs(tokenizer, splits.eval, section, chat=chat) if splits.eval else None
+    print(f"train: {training}\neval: {held_out}", flush=True)
+    model = new_reward_model(
+        context.source(given),
+        lora=context.recipe.model.lora,
+        pad_token_id=int(tokenizer.pad_token_id),
+        seed=context.recipe.stage_seed("reward"),
+    )
+    trainer = WeightedRewardTrainer(
+        model=model,  # pyright: ignore[reportArgumentType]  # a PEFT model is a PreTrainedModel to TRL
+        args=RewardConfig(
+            **training_arguments(
+                context,
+                section,
+                has_eval=held_out is not None,
+                best_metric=BEST_METRIC,
+                greater_is_better=True,
+            ),
+            center_rewards_coefficient=section.center_rewards_coefficient,
+            disable_dropout=True,
+        ),
+        train_dataset=_dataset(training, section),
+        eval_dataset=None if held_out is None else _dataset(held_out, section),
+        processing_class=tokenizer,
+        data_collator=WeightedCollator(pad_token_id=tokenizer.pad_token_id),
+    )
+    attach(trainer, context, section, best_metric=BEST_METRIC, greater_is_better=True)
+    if not train(trainer, section):
+        return False
+    _publish(
+        context, trainer, tokenizer, section, (held_out or training).rows, is_held_out=held_out is not None
+    )
+    return True
+
+
+class WeightedCollator(DataCollatorForPreference):
+    """TRL's collator, with each pair's weight: [B] float32."""
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Pad and stack: all chosen rows, then all rejected ones."""
+        batch = super().torch_call(examples)
+        if any(example["weight"] != 1.0 for example in examples):
+            batch["weight"] = torch.tensor([example["weight"] for example in examples], dtype=torch.float32)
+        return batch
+
+
+class WeightedRewardTrainer(CheckpointingTrainer, RewardTrainer):
+    """RewardTrainer whose pairs have weights: mean over pairs of weight x -log sigmoid(r_chosen - r_rejected - margin)."""
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """See the class; TRL's own loss where no pair of the batch has a weight."""
+        weight, margin = inputs.pop("weight", None), inputs.get("margin")
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if weight is not None:
+            chosen, rejected = torch.chunk(outputs.logits.squeeze(-1), chunks=2)
+            gap = chosen - rejected if margin is None else chosen - rejected - margin
+            loss = -(weight.to(gap.device) * F.logsigmoid(gap)).mean()
+            if self.args.center_rewards_coefficient is not None:
+                loss = loss + self.args.center_rewards_coefficient * torch.mean((chosen + rejected) ** 2)
+        return (loss, outputs) if return_outputs else loss
+
+
+def _publish(
+    context: StageContext,
+    trainer: WeightedRewardTrainer,
+    tokenizer: PreTrainedTokenizerBase,
+    section: RewardSection,
+    rows: list[Pair],
+    *,
+    is_held_out: bool,
+) -> None:
+    """Score pairs, probe and reference samples in float32 on every rank (no collectives), then publish."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    chosen = score_token_lists(model, [row.chosen_ids for row in rows], batch_size=SCORING_BATCH)
+    rejected = score_token_lists(model, [row.rejected_ids for row in rows], batch_size=SCORING_BATCH)
+    prefix = "eval" if is_held_out else "train"
+    metrics = {f"{prefix}/{name}": value for name, value in reward_report(rows, chosen, rejected).items()}
+    probes = [row.chosen_ids for row in rows[:NUM_PROBES]]
+    scale = max(1.0, *(abs(score) for score in chosen[:NUM_PROBES]))
+    # The same weights give the same scores up to the rounding of another device; a new head differs by its scale.
+    probe = Probe(token_ids=probes, scores=chosen[:NUM_PROBES], tolerance=0.02 * scale)
+    stats = _reference_stats(context, model, tokenizer, section, rows)
+    print(f"report: {metrics}\nreference samples: {stats}", flush=True)
+    publish_trained(context, trainer, tokenizer, metrics, reward_stats=stats, probe=probe)
+
+
+def _reference_stats(
+    context: StageContext,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    section: RewardSection,
+    rows: list[Pair],
+) -> RewardStats | None:
+    """Mean and standard deviation of the scores of the SFT model's own samples, at temperature 1.
+
+    Prompts are those of the pairs, in turn; a response may be as long as their longest completion.
+    """
+    prompts = [list(ids) for ids in dict.fromkeys(tuple(row.prompt_ids) for row in rows if row.prompt_ids)]
+    if not prompts or section.num_reference_samples < 2:
+        return None
+    given = context.inputs.policy
+    assert given is not None
+    device = next(model.parameters()).device
+    policy = load_causal_lm(context.source(given), trainable=False).to(device).eval()
+    longest = max(max(len(row.chosen_ids), len(row.rejected_ids)) - len(row.prompt_ids or ()) for row in rows)
+    stop_ids = stop_token_ids(tokenizer, getattr(policy.generation_config, "eos_token_id", None))
+    jobs = [(index % len(prompts), index // len(prompts)) for index in range(section.num_reference_samples)]
+    sequences: list[list[int]] = []
+    for start in range(0, len(jobs), SCORING_BATCH):
+        part = jobs[start : start + SCORING_BATCH]
+        prompt_ids, prompt_mask = pad_left([prompts[prompt] for prompt, _ in part], device)
+        noise = sampling_noise(
+            context.recipe.stage_seed("reward"),
+            0,
+            [prompt for prompt, _ in part],
+            [sample for _, sample in part],
+            longest,
+            stream=EVALUATION_STREAM,
+        )
+        generation = HFEngine().generate(
+            policy,
+            prompt_ids,
+            prompt_mask,
+            torch.from_numpy(noise).to(device),
+            temperature=1.0,
+            stop_ids=stop_ids,
+        )
+        for (prompt, _), ids, mask in zip(
+            part, generation.response_ids, generation.response_mask, strict=True
+        ):
+            sequences.append(prompts[prompt] + ids[mask].tolist())
+    scores = torch.tensor(score_token_lists(model, sequences, batch_size=SCORING_BATCH))
+    return RewardStats(mean=float(scores.mean()), std=float(scores.std()), num_samples=len(sequences))
+
+
+def _dataset(examples: Examples[Pair], section: RewardSection) -> Dataset:
+    columns: dict[str, list[Any]] = {
+        "chosen_ids": [row.chosen_ids for row in examples.rows],
+        "rejected_ids": [row.rejected_ids for row in examples.rows],
+        "weight": [row.weight for row in examples.rows],
+    }
+    if section.margin == "loss":
+        # TRL puts any `margin` column into the loss; without `margin: loss` it never sees one.
+        columns["margin"] = [0.0 if row.margin is None else row.margin for row in examples.rows]
+    return Dataset.from_dict(columns)

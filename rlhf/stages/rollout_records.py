@@ -1,0 +1,110 @@
+"""A step's rollouts as `RolloutRecord`s in Parquet: what is written is what was trained on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from rlhf.ppo.episodes import Rollout
+from rlhf.stages.context import StageContext
+from rlhf.stages.inputs import ModelInput
+from rlhf_schemas import RolloutRecord
+
+_FLOATS = ("logprobs", "ref_logprobs", "values", "rewards", "advantages", "returns", "engine_logprobs")
+
+
+def write_rollout(
+    context: StageContext,
+    tokenizer: PreTrainedTokenizerBase,
+    rollout: Rollout,
+    computed: dict[str, Tensor],
+    *,
+    step: int,
+    kl_coef: float,
+    rank: int,
+    num_ranks: int,
+) -> Path:
+    """Write the rows that `rank` sampled.
+
+    Args:
+        rollout: the step's whole batch.
+        computed: shaped [B]; rewards, advantages (unwhitened), returns [B, T].
+        step: counts from 1.
+        kl_coef: the coefficient in force.
+        rank, num_ranks: this process among all.
+    """
+    assert context.inputs.policy is not None
+    assert context.inputs.reward_model is not None
+    records = [
+        _record(context, tokenizer, rollout, computed, row, step, kl_coef)
+        for row in range(rank, rollout.num_episodes, num_ranks)
+    ]
+    path = context.folder / "rollouts" / f"step-{step}-rank-{rank}.parquet"
+    path.parent.mkdir(exist_ok=True)
+    writing = path.with_suffix(".writing")
+    pq.write_table(pa.Table.from_pylist([_row(record) for record in records], schema=SCHEMA), writing)
+    writing.replace(path)
+    return path
+
+
+def _record(
+    context: StageContext,
+    tokenizer: PreTrainedTokenizerBase,
+    rollout: Rollout,
+    computed: dict[str, Tensor],
+    row: int,
+    step: int,
+    kl_coef: float,
+) -> RolloutRecord:
+    episode = rollout.episodes[row]
+    length = len(episode.response_ids)
+    per_token = {name: computed[name][row, :length].tolist() for name in ("rewards", "advantages", "returns")}
+    return RolloutRecord(
+        prompt=tokenizer.decode(episode.prompt_ids),
+        response=tokenizer.decode(episode.response_ids, skip_special_tokens=True),
+        prompt_ids=episode.prompt_ids,
+        response_ids=episode.response_ids,
+        logprobs=episode.logprobs.tolist(),
+        ref_logprobs=episode.ref_logprobs.tolist(),
+        values=episode.values.tolist(),
+        engine_logprobs=episode.engine_logprobs.tolist(),
+        score=episode.score,
+        scores={"reward_model": episode.score},
+        shaped_score=float(computed["shaped"][row]),
+        finish_reason="eos" if episode.ended else "length",
+        policy=_name(context.inputs.policy),
+        reward_model=_name(context.inputs.reward_model),
+        step=step,
+        seed=context.recipe.stage_seed("ppo"),
+        prompt_id=episode.prompt_id,
+        sample_index=episode.sample_index,
+        kl_coef=kl_coef,
+        **per_token,
+    )
+
+
+def _name(model: ModelInput | None) -> str:
+    assert model is not None
+    return model.reference or str(model.path)
+
+
+def _row(record: RolloutRecord) -> dict[str, Any]:
+    """The record with its open mappings as JSON text, so that every shard has one schema."""
+    row = record.model_dump()
+    return row | {"scores": json.dumps(row["scores"]), "metadata": json.dumps(row["metadata"])}
+
+
+SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("prompt", "response")),
+        *((name, pa.list_(pa.int64())) for name in ("prompt_ids", "response_ids")),
+        *((name, pa.list_(pa.float32())) for name in _FLOATS),
+        *((name, pa.float64()) for name in ("score", "shaped_score", "kl_coef")),
+        *((name, pa.string()) for name in ("finish_reason", "policy", "reward_model", "scores", "metadata")),
+        *((name, pa.int64()) for name in ("step", "seed", "prompt_id", "sample_index")),
+    ]
+)

@@ -1,0 +1,148 @@
+"""Supervised fine-tuning over TRL's SFTTrainer, on sequences that are encoded and labelled here.
+
+TRL trains; the tokens, the labels and the weights are ours, since its own chat handling does not cover every template
+and its truncation drops rows without a word.
+"""
+
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
+
+from rlhf.data import load
+from rlhf.errors import ModelError
+from rlhf.models.load import disable_dropout, load_causal_lm, scratch_causal_lm
+from rlhf.models.tokenizer import train_tokenizer
+from rlhf.recipe.training import SFTSection
+from rlhf.stages.context import StageContext
+from rlhf.stages.examples import Demonstration, Examples, demonstrations
+from rlhf.stages.hf_trainer import CheckpointingTrainer, attach, train, training_arguments
+from rlhf.stages.publish import publish_trained
+
+BEST_METRIC = "eval_loss"
+
+
+def run(context: StageContext) -> bool:
+    """Train, select, publish; False when a signal stopped it after saving."""
+    section = context.recipe.sft
+    assert section is not None
+    tokenizer, model = _start(context, section)
+    splits, chat = context.recipe.splits("sft"), context.recipe.data.chat
+    training = demonstrations(tokenizer, splits.train, section, chat=chat)
+    held_out = demonstrations(tokenizer, splits.eval, section, chat=chat) if splits.eval else None
+    print(f"train: {training}\neval: {held_out}", flush=True)
+    arguments = SFTConfig(
+        **training_arguments(
+            context, section, has_eval=held_out is not None, best_metric=BEST_METRIC, greater_is_better=False
+        )
+    )
+    trainer = WeightedSFTTrainer(
+        model=model,  # pyright: ignore[reportArgumentType]  # a PEFT model is a PreTrainedModel to TRL
+        args=arguments,
+        train_dataset=_dataset(training),
+        eval_dataset=None if held_out is None else _dataset(held_out),
+        processing_class=tokenizer,
+        data_collator=WeightedCollator(pad_token_id=tokenizer.pad_token_id),
+    )
+    attach(trainer, context, section, best_metric=BEST_METRIC, greater_is_better=False)
+    if not train(trainer, section):
+        return False
+    metrics = trainer.evaluate() if held_out is not None else {}
+    publish_trained(context, trainer, tokenizer, metrics)
+    return True
+
+
+class WeightedCollator(DataCollatorForLanguageModeling):
+    """TRL's collator, with each row's weight: [B] float32."""
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Pad and stack."""
+        batch = super().torch_call(examples)
+        if any(example["weight"] != 1.0 for example in examples):
+            batch["weight"] = torch.tensor([example["weight"] for example in examples], dtype=torch.float32)
+        return batch
+
+
+class WeightedSFTTrainer(CheckpointingTrainer, SFTTrainer):
+    """SFTTrainer whose loss is a weighted sum of rows over the number of label tokens; weight 1 is TRL's loss."""
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """See the class."""
+        weight = inputs.pop("weight", None)
+        if weight is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        outputs = model(**inputs, use_cache=False, fused_lm_head=True)
+        num_tokens = outputs.label_mask.sum() if num_items_in_batch is None else num_items_in_batch
+        loss = -(outputs.log_probs.sum(dim=1) * weight.to(outputs.log_probs.device)).sum() / num_tokens
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+
+def _start(context: StageContext, section: SFTSection) -> tuple[PreTrainedTokenizerBase, torch.nn.Module]:
+    recipe = context.recipe
+    seed = recipe.stage_seed("sft")
+    given = context.inputs.policy
+    if given is None:
+        spec = recipe.model.scratch
+        assert spec is not None
+        tokenizer: PreTrainedTokenizerBase = train_tokenizer(_texts(context), spec.vocab_size)
+        model: torch.nn.Module = scratch_causal_lm(
+            spec,
+            eos_token_id=int(tokenizer.eos_token_id),
+            pad_token_id=int(tokenizer.pad_token_id),
+            seed=seed,
+        )
+        return tokenizer, model
+    tokenizer = context.tokenizer(given)
+    model = load_causal_lm(context.source(given), lora=recipe.model.lora, seed=seed)
+    _fit_embeddings(model, tokenizer, has_lora=recipe.model.lora is not None)
+    if not section.dropout:
+        disable_dropout(model)
+    return tokenizer, model
+
+
+def _fit_embeddings(model: Any, tokenizer: PreTrainedTokenizerBase, *, has_lora: bool) -> None:
+    """Make room for a pad token that had to be added; the configurations name the tokenizer's own tokens."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        if has_lora:
+            raise ModelError(
+                f"the tokenizer has {len(tokenizer)} tokens, the model only {rows} embeddings: a pad token had to be added, "
+                "and LoRA does not train new embeddings",
+                "Name an unused token of the vocabulary as pad_token in the model's tokenizer_config.json.",
+            )
+        model.resize_token_embeddings(len(tokenizer))
+    for config in (model.config, model.generation_config):
+        config.pad_token_id = tokenizer.pad_token_id
+
+
+def _texts(context: StageContext) -> list[str]:
+    """All text of the SFT split, for the tokenizer of a model from scratch."""
+    texts: list[str] = []
+    for item in load(context.recipe.splits("sft").train, "sft", chat=context.recipe.data.chat):
+        record = item.record
+        for part in (record.prompt, record.completion, record.messages, record.text):
+            if isinstance(part, str):
+                texts.append(part)
+            elif part is not None:
+                texts.extend(message.content for message in part)
+    return texts
+
+
+def _dataset(examples: Examples[Demonstration]) -> Dataset:
+    return Dataset.from_dict(
+        {
+            "input_ids": [row.input_ids for row in examples.rows],
+            "labels": [
+                [token if kept else -100 for token, kept in zip(row.input_ids, row.labels_mask, strict=True)]
+                for row in examples.rows
+            ],
+            "weight": [row.weight for row in examples.rows],
+        }
+    )
