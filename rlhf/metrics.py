@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rlhf.durable import write_atomic
+
 
 class MetricsLog:
     """Appends metrics of one stage.
@@ -26,7 +28,7 @@ class MetricsLog:
         if enabled:
             path.parent.mkdir(parents=True, exist_ok=True)
             kept = [line for line in read_metrics(path) if line["step"] <= resume_step] if resume_step else []
-            path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append a line; a number that is not finite is written as text, since JSON has none."""

@@ -3,7 +3,6 @@
 An adapter folder (PEFT) is loaded on the base that it names; every adapter of a run names the same base.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -100,7 +99,7 @@ def load_causal_lm(
     if source.is_adapter:
         return _with_saved_adapter(base, source, trainable=trainable)
     if lora is not None:
-        return _with_new_adapter(base, lora, TaskType.CAUSAL_LM, seed, base_of=source)
+        return _with_new_adapter(base, _lora_config(lora, TaskType.CAUSAL_LM), seed, base_of=source)
     return base
 
 
@@ -123,12 +122,12 @@ def load_reward_model(source: ModelSource, *, trainable: bool = False) -> nn.Mod
 def new_reward_model(source: ModelSource, *, lora: LoRA | None, pad_token_id: int, seed: int) -> nn.Module:
     """A reward model to be trained: the language model's backbone under a new head, which starts at zero-mean noise.
 
-    With LoRA the reward adapter goes on from the SFT adapter, on the same base, and the head is trained and saved
-    with it.
+    With LoRA the reward adapter goes on from the SFT adapter, on the same base and in the same shape, and the head is
+    trained and saved with it.
 
     Args:
         source: the SFT model, whole or as an adapter.
-        lora: the recipe's adapter shape.
+        lora: the shape of a new adapter, where the SFT model is whole; None trains all weights of it.
         pad_token_id: the classifier reads the score at the last token that is not this one.
         seed: of the head's weights.
     """
@@ -141,14 +140,19 @@ def new_reward_model(source: ModelSource, *, lora: LoRA | None, pad_token_id: in
     # Stiennon et al. 2020, appendix: the head starts at N(0, 1/(d+1)), so that scores start at order 1.
     nn.init.normal_(head.weight, std=(head.in_features + 1) ** -0.5)
     model.config.pad_token_id = pad_token_id
+    if source.is_adapter:
+        config = PeftConfig.from_pretrained(source.path)
+        config.task_type, config.inference_mode = TaskType.SEQ_CLS, False
+        cast(LoraConfig, config).modules_to_save = [SCORE_HEAD]
+        peft_model = _with_new_adapter(model, config, seed, base_of=source.base)
+        weights = load_peft_weights(source.path, device="cpu")
+        # PEFT asks for every module to save; the SFT adapter has no head, so the new one is handed in.
+        weights[f"base_model.model.{SCORE_HEAD}.weight"] = head.weight.detach().clone()
+        _fill_adapter(peft_model, weights, source)
+        return peft_model
     if lora is None:
         return model
-    peft_model = _with_new_adapter(model, lora, TaskType.SEQ_CLS, seed, base_of=source.base)
-    if source.is_adapter:
-        weights = load_peft_weights(source.path, device="cpu")
-        result = set_peft_model_state_dict(peft_model, weights)
-        _require_loaded(result, source, may_miss=("modules_to_save",))
-    return peft_model
+    return _with_new_adapter(model, _lora_config(lora, TaskType.SEQ_CLS), seed, base_of=source)
 
 
 def backbone_of(model: nn.Module) -> nn.Module:
@@ -180,7 +184,7 @@ def disable_dropout(model: nn.Module) -> None:
             setattr(config, name, 0.0)
     for module in model.modules():
         if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
+            setattr(module, "attention_dropout", 0.0)  # noqa: B010  # nn.Module types plain floats as modules
 
 
 @torch.no_grad()
@@ -212,6 +216,7 @@ def _strict(
             dtype=torch.float32,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported below, by name
             **kwargs,
         )
     except (OSError, ValueError, ImportError) as error:
@@ -242,11 +247,8 @@ def _require_score_head(model: nn.Module, source: ModelSource) -> None:
         )
 
 
-def _with_new_adapter(
-    base: PreTrainedModel, lora: LoRA, task: TaskType, seed: int, *, base_of: ModelSource
-) -> nn.Module:
-    torch.manual_seed(seed)
-    config = LoraConfig(
+def _lora_config(lora: LoRA, task: TaskType) -> LoraConfig:
+    return LoraConfig(
         task_type=task,
         r=lora.r,
         lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]  # PEFT annotates int, computes in float
@@ -254,6 +256,12 @@ def _with_new_adapter(
         target_modules=lora.target_modules,
         modules_to_save=[SCORE_HEAD] if task == TaskType.SEQ_CLS else None,
     )
+
+
+def _with_new_adapter(
+    base: PreTrainedModel, config: PeftConfig, seed: int, *, base_of: ModelSource
+) -> nn.Module:
+    torch.manual_seed(seed)
     base.name_or_path = base_of.path
     model = get_peft_model(base, config)
     model.peft_config["default"].revision = base_of.revision
@@ -265,22 +273,22 @@ def _with_saved_adapter(base: PreTrainedModel, source: ModelSource, *, trainable
     config.inference_mode = not trainable
     model = get_peft_model(base, config)
     model.peft_config["default"].revision = config.revision
-    result = set_peft_model_state_dict(model, load_peft_weights(source.path, device="cpu"))
-    _require_loaded(result, source, may_miss=())
+    _fill_adapter(model, load_peft_weights(source.path, device="cpu"), source)
     return model
 
 
-def _require_loaded(result: Any, source: ModelSource, *, may_miss: Iterable[str]) -> None:
-    """PEFT reports the base's keys as missing too; an adapter's own key that is missing is an error."""
-    own = ("lora_", "modules_to_save")
-    missing = [
-        key
-        for key in result.missing_keys
-        if any(mark in key for mark in own) and not any(mark in key for mark in may_miss)
-    ]
-    if missing or result.unexpected_keys:
-        names = ", ".join([*missing, *result.unexpected_keys][:5])
+def _fill_adapter(model: nn.Module, weights: dict[str, Any], source: ModelSource) -> None:
+    """Set an adapter's weights; PEFT reports the base's keys as missing too, but the adapter's own are an error."""
+    try:
+        result = set_peft_model_state_dict(model, weights)
+        missing = [key for key in result.missing_keys if "lora_" in key or "modules_to_save" in key]
+        wrong = [*missing, *result.unexpected_keys]
+    except KeyError as error:  # a module that is saved whole, such as the head
+        wrong = [str(error.args[0])]
+    except RuntimeError as error:  # another shape
+        wrong = [" ".join(str(error).split())[:200]]
+    if wrong:
         raise ModelError(
-            f"adapter {source.path}: weights missing or not of this model: {names}",
+            f"adapter {source.path}: weights missing or not of this model: {', '.join(wrong[:5])}",
             "The adapter was made for another base or was saved incompletely.",
         )

@@ -101,6 +101,21 @@ def eos_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return token
 
 
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The pad token; `load_tokenizer` and `train_tokenizer` have made sure that there is one.
+
+    Raises:
+        ModelError: there is none.
+    """
+    token = tokenizer.pad_token_id
+    if not isinstance(token, int):
+        raise ModelError(
+            f"{tokenizer.name_or_path or 'the tokenizer'} has no pad token",
+            "Name an unused token of its vocabulary as pad_token in its tokenizer_config.json.",
+        )
+    return token
+
+
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     """SHA-256 (hex) of all that decides how text becomes tokens, and of the special tokens; not of the chat template.
 

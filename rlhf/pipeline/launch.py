@@ -20,6 +20,8 @@ from rlhf.stages.inputs import LOG_FILE, STOPPED_FILE
 POLL_SECONDS = 0.2
 LOG_LINES_SHOWN = 25
 _PR_SET_PDEATHSIG = 1
+# Loaded here: between fork and exec it could wait for a lock that another thread held.
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def launch_command(recipe: Recipe, run_folder: Path, stage: Stage) -> list[str]:
@@ -70,7 +72,11 @@ def run_stage(
         start_of_log = log.tell()
         code, signum = _wait(command, log, _environment(recipe), on_poll)
     if (folder / STOPPED_FILE).is_file():
-        raise Stopped(signum or signal.SIGTERM, stage, resume_with)
+        raise Stopped(signum or signal.SIGTERM, f"in the {stage} stage; everything is saved", resume_with)
+    if signum and code == 0:
+        raise Stopped(signum, f"after the {stage} stage, which had its artefact published", resume_with)
+    if signum and code in (-signal.SIGTERM, -signal.SIGKILL):
+        raise Stopped(signum, f"in the {stage} stage at once; its checkpoints are kept", resume_with)
     if code != 0:
         raise _stage_error(stage, folder, code, start_of_log, resume_with)
 
@@ -88,7 +94,7 @@ def _wait(
             stdin=subprocess.DEVNULL,
             start_new_session=True,
             env=environment,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            preexec_fn=_die_with(os.getpid()),
         )
         stack.callback(_kill_group, process)
 
@@ -115,9 +121,18 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _die_with_parent() -> None:
-    """In the child, before it becomes the launcher: the kernel kills it when this process dies, SIGKILLed or not."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def _die_with(parent: int) -> Callable[[], None] | None:
+    """What the child does before it becomes the launcher: the kernel kills it when this process dies, SIGKILLed or not."""
+    libc = _LIBC
+    if libc is None:
+        return None
+
+    def prepare() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return prepare
 
 
 def _environment(recipe: Recipe) -> dict[str, str]:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rlhf.durable import explain_write_errors
-from rlhf.errors import LockError
+from rlhf.errors import LockError, UsageError
 
 LOCK_FILE = "lock"
 
@@ -34,6 +34,11 @@ def hold(run_folder: Path) -> Iterator[None]:
             raise LockError(
                 f"{run_folder} is in use by {_owner(file.read())}",
                 "Wait for it, or stop it; a second run needs another name or workspace.",
+            ) from error
+        except OSError as error:
+            raise UsageError(
+                f"{run_folder}: this file system cannot lock files: {error.strerror or error}",
+                "Choose a workspace on one that can: two runs at once would spoil each other.",
             ) from error
         file.truncate(0)
         owner = {

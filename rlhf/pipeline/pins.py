@@ -8,12 +8,17 @@ import re
 from pathlib import Path
 from typing import Any
 
-from rlhf.data import find_format
+from pydantic import TypeAdapter, ValidationError
+
+from rlhf.data import digest_source, find_format
 from rlhf.durable import write_atomic
-from rlhf.errors import ModelError, RLHFError
+from rlhf.errors import ModelError, RLHFError, UsageError
+from rlhf.pipeline.folders import read_inputs
 from rlhf.recipe import SPLITS_OF, STAGES, DataSource, Recipe, digest_of
 from rlhf.registry import REGISTRY_PREFIX, Registry
-from rlhf.stages.inputs import ModelInput
+from rlhf.registry.layout import artefact_versions
+from rlhf.registry.references import parse_reference
+from rlhf.stages.inputs import DONE_FILE, INPUTS_FILE, ModelInput
 
 PINS_FILE = "pins.json"
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
@@ -21,13 +26,20 @@ _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 
 
 class Pins:
-    """Exact versions, remembered in the run's folder."""
+    """Exact versions, remembered in the run's folder.
 
-    def __init__(self, run_folder: Path) -> None:
+    Args:
+        run_folder: the run's folder; need not exist.
+        remember: write new pins there; False for a dry run.
+
+    Raises:
+        UsageError: the run's pins are damaged.
+    """
+
+    def __init__(self, run_folder: Path, *, remember: bool = True) -> None:
         self.path = run_folder / PINS_FILE
-        self.known: dict[str, str] = {}
-        if self.path.is_file():
-            self.known = json.loads(self.path.read_text(encoding="utf-8"))
+        self.remember = remember
+        self.known: dict[str, str] = read_pins(self.path)
 
     def resolve(self, recipe: Recipe) -> Recipe:
         """The recipe with every hub revision as a commit.
@@ -68,9 +80,62 @@ class Pins:
             self._remember(key, registry.resolve(reference).reference)
         return self.known[key]
 
+    def data_digest(self, source: DataSource) -> str | None:
+        """SHA-256 of a split; a hub data set's rows are read once a run, since its commit never changes.
+
+        Returns:
+            None where it cannot be read.
+        """
+        if find_format(source) != "hub" or source.revision is None or not _COMMIT.match(source.revision):
+            return digest_source(source)
+        key = f"rows:{source.path}@{source.revision}:{source.config}:{source.split}"
+        if key not in self.known:
+            digest = digest_source(source)
+            if digest is None:
+                return None
+            self._remember(key, digest)
+        return self.known[key]
+
     def _remember(self, key: str, value: str) -> None:
         self.known[key] = value
-        write_atomic(self.path, json.dumps(self.known, indent=1, sort_keys=True).encode())
+        if self.remember:
+            write_atomic(self.path, json.dumps(self.known, indent=1, sort_keys=True).encode())
+
+
+def read_pins(path: Path) -> dict[str, str]:
+    """The pins that a run has written; none where it has not.
+
+    Raises:
+        UsageError: the file is damaged.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        return TypeAdapter(dict[str, str]).validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise UsageError(
+            f"{path} is damaged: it does not hold the run's pinned versions",
+            "Delete it: the names are then pinned anew, to what they mean now.",
+        ) from error
+
+
+def needed_references(workspace: Path) -> list[str]:
+    """Artefacts that the workspace's runs pinned or start from; garbage collection keeps them."""
+    references: set[str] = set()
+    for path in sorted((workspace / "runs").glob(f"*/{PINS_FILE}")):
+        references |= {value for key, value in read_pins(path).items() if key.startswith(REGISTRY_PREFIX)}
+    for path in sorted((workspace / "runs").glob(f"*/*/{INPUTS_FILE}")):
+        inputs = read_inputs(path.parent)
+        if inputs is not None and not (path.parent / DONE_FILE).is_file():
+            given = (inputs.policy, inputs.reward_model)
+            references |= {model.reference for model in given if model is not None and model.reference}
+    root = workspace / "registry"
+    return sorted(reference for reference in references if _exists(root, reference))
+
+
+def _exists(root: Path, reference: str) -> bool:
+    name, version = parse_reference(reference)
+    return version in artefact_versions(root, name)
 
 
 def is_hub_model(path: str) -> bool:
@@ -111,15 +176,22 @@ def folder_signature(folder: Path) -> str:
 
 def _ask_hub(kind: str, name: str, revision: str | None) -> str:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     api: Any = HfApi()
     ask = api.model_info if kind == "model" else api.dataset_info
     try:
         return str(ask(name, revision=revision, timeout=30).sha)
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+    except hub_errors() as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise _unreachable(kind, name, revision, first) from error
+
+
+def hub_errors() -> tuple[type[Exception], ...]:
+    """What asking the hub may raise: refused, offline, a malformed name, or no connection."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    # The transport's own errors (no connection, time-out) are not OSErrors: their base is the first one here.
+    return (HfHubHTTPError.__mro__[1], OSError, HFValidationError)
 
 
 def _unreachable(kind: str, name: str, revision: str | None, reason: str) -> RLHFError:

@@ -1,20 +1,20 @@
 """What each stage needs: nothing (its artefact is there), its rest (a checkpoint is there), or all of it; and why."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from rlhf.checkpoint import Checkpoints
-from rlhf.data import digest_source
-from rlhf.errors import UsageError
+from rlhf.data import check, render_text
+from rlhf.errors import DataError, UsageError
+from rlhf.pipeline.folders import begun_afresh, find_work, read_inputs
 from rlhf.pipeline.pins import Pins, outside_model
-from rlhf.recipe import SPLITS_OF, Recipe, Stage
+from rlhf.pipeline.preflight import KIND_OF
+from rlhf.recipe import SPLITS_OF, DataSource, Recipe, Stage
 from rlhf.registry import Artefact, Registry
-from rlhf.stages.inputs import INPUTS_FILE, ModelInput, StageInputs, run_folder, stage_inputs
+from rlhf.stages.inputs import ModelInput, StageInputs, run_folder, stage_inputs
 
 Action = Literal["reuse", "resume", "build"]
 
@@ -48,6 +48,14 @@ class Planner:
         self.folder = run_folder(recipe)
         self._digests: dict[str, str] = {}
 
+    def needed(self, chosen: Sequence[Stage]) -> list[Stage]:
+        """The chosen stages and those that they start from, in order."""
+        needed: set[Stage] = set(chosen)
+        for stage in reversed(self.recipe.stages()):
+            if stage in needed:
+                needed |= set(self._parents(stage))
+        return [stage for stage in self.recipe.stages() if stage in needed]
+
     def plan(self, stage: Stage, made: Mapping[Stage, Artefact | None], *, fresh: bool = False) -> StagePlan:
         """Plan a stage.
 
@@ -62,12 +70,12 @@ class Planner:
         inputs = self.inputs(stage, made)
         if fresh:
             return StagePlan(stage, "build", "--fresh was given", inputs)
+        work = find_work(self.folder, stage, inputs.digest)
         artefact = self.registry.find(self.recipe.artefact_name(stage), inputs.digest)
-        if artefact is not None:
-            return StagePlan(
-                stage, "reuse", f"{artefact.reference} was made from the same inputs", inputs, artefact
-            )
-        return self._unfinished(stage, inputs)
+        if artefact is not None and not begun_afresh(work):
+            reason = f"{artefact.reference} was made from the same inputs"
+            return StagePlan(stage, "reuse", reason, inputs, artefact)
+        return self._unfinished(stage, inputs, work)
 
     def inputs(self, stage: Stage, made: Mapping[Stage, Artefact | None]) -> StageInputs:
         """Everything that decides the stage's result."""
@@ -113,42 +121,29 @@ class Planner:
         for split, source in named:
             if source is not None:
                 key = f"{SPLITS_OF[stage]}.{split}"
-                if key not in self._digests:
-                    self._digests[key] = digest_source(source)
-                digests[key] = self._digests[key]
+                digests[key] = self._digest(stage, key, source)
         return digests
 
-    def _unfinished(self, stage: Stage, inputs: StageInputs) -> StagePlan:
-        folder = self.folder / stage
-        before = read_inputs(folder)
-        if before is not None and before.digest != inputs.digest:
-            folder = aside(folder, inputs)
-            if not folder.exists():
-                return StagePlan(
-                    stage, "build", f"changed since it last ran: {_difference(before, inputs)}", inputs
-                )
-        elif before is None:
-            return StagePlan(stage, "build", "nothing of it is there yet", inputs)
-        newest = Checkpoints(folder / "checkpoints").newest()
+    def _digest(self, stage: Stage, key: str, source: DataSource) -> str:
+        if key not in self._digests:
+            digest = self.pins.data_digest(source)
+            if digest is None:
+                report = check(source, KIND_OF[stage], chat=self.recipe.data.chat)
+                raise DataError(f"data.{key} cannot be read:\n{render_text([report])}")
+            self._digests[key] = digest
+        return self._digests[key]
+
+    def _unfinished(self, stage: Stage, inputs: StageInputs, work: Path | None) -> StagePlan:
+        if work is None:
+            before = read_inputs(self.folder / stage)
+            if before is None:
+                return StagePlan(stage, "build", "nothing of it is there yet", inputs)
+            reason = f"changed since it last ran: {_difference(before, inputs)}"
+            return StagePlan(stage, "build", reason, inputs)
+        newest = Checkpoints(work / "checkpoints").newest()
         if newest is None:
             return StagePlan(stage, "build", "it was interrupted before its first checkpoint", inputs)
         return StagePlan(stage, "resume", f"it was interrupted; goes on from step {newest.step}", inputs)
-
-
-def read_inputs(stage_folder: Path) -> StageInputs | None:
-    """The inputs that a stage last ran with, None where it never did (or an older version wrote them)."""
-    path = stage_folder / INPUTS_FILE
-    if not path.is_file():
-        return None
-    try:
-        return StageInputs.model_validate_json(path.read_text(encoding="utf-8"))
-    except ValidationError:
-        return None
-
-
-def aside(folder: Path, inputs: StageInputs) -> Path:
-    """Where a stage's folder waits while other inputs are in its place."""
-    return folder.with_name(f"{folder.name}.{inputs.digest[:12]}")
 
 
 def require_made(stage: Stage, plan: StagePlan) -> Artefact:

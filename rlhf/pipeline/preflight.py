@@ -8,9 +8,10 @@ from typing import Any
 
 from rlhf.checkpoint import require_disk
 from rlhf.data import Report, check, render_text
+from rlhf.data.source import check_source
 from rlhf.durable import explain_write_errors
-from rlhf.errors import DataError, RecipeError
-from rlhf.recipe import Recipe, RecordKind, Stage
+from rlhf.errors import DataError, RecipeError, UsageError
+from rlhf.recipe import SPLITS_OF, Recipe, RecordKind, Stage
 from rlhf.recipe.model import ScratchModel
 from rlhf.recipe.training import TrainingSection
 from rlhf.stages.inputs import run_folder
@@ -28,6 +29,34 @@ def check_workspace(recipe: Recipe) -> None:
         probe = folder / f".probe-{os.getpid()}"
         probe.write_bytes(b"")
         probe.unlink()
+
+
+def check_sources(recipe: Recipe, stages: Sequence[Stage]) -> None:
+    """Look at every file that the recipe names, without reading it.
+
+    Raises:
+        UsageError: all those that are missing or cannot be what they are named for.
+    """
+    sources = [
+        (stage, split, getattr(recipe.splits(stage), split))
+        for stage in stages
+        for split in ("train", "eval")
+    ]
+    faults = [
+        f"  data.{SPLITS_OF[stage]}.{split}: {fault}"
+        for stage, split, source in sources
+        if source is not None and (fault := check_source(source)) is not None
+    ]
+    named = (
+        ("model.chat_template", recipe.model.chat_template),
+        ("launch.accelerate_config", recipe.launch.accelerate_config),
+    )
+    faults += [f"  {key}: {path} is not a file" for key, path in named if path and not Path(path).is_file()]
+    if faults:
+        raise UsageError(
+            "files that the recipe names:\n" + "\n".join(faults),
+            f"Paths are relative to where the command is called: {Path.cwd()}.",
+        )
 
 
 def check_data(recipe: Recipe, stages: Sequence[Stage]) -> list[Report]:
@@ -101,7 +130,18 @@ def _facts(scratch: ScratchModel | None, folder: Path | None) -> tuple[int | Non
     positions = config.get("max_position_embeddings") or config.get("n_positions")
     dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32")
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    return positions, size // (2 if "16" in dtype else 4) or None
+    return positions, size // (2 if "16" in dtype else 4) or _estimate(config)
+
+
+def _estimate(config: dict[str, Any]) -> int | None:
+    """Parameters of a decoder from its configuration, where the weights are not here yet; within about a tenth."""
+    width = config.get("hidden_size") or config.get("n_embd")
+    depth = config.get("num_hidden_layers") or config.get("n_layer")
+    words = config.get("vocab_size")
+    if not (width and depth and words):
+        return None
+    inner = config.get("intermediate_size") or config.get("n_inner") or 4 * width
+    return depth * (4 * width**2 + 3 * width * inner) + words * width
 
 
 def _checkpoint_bytes(recipe: Recipe, stage: Stage, num_parameters: int) -> int:

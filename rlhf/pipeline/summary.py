@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rlhf.pipeline.folders import find_work
 from rlhf.recipe import Stage
 from rlhf.registry import Artefact
 
@@ -38,9 +39,10 @@ def print_summary(console: Console, run_folder: Path, artefacts: Mapping[Stage, 
     for stage, artefact in artefacts.items():
         table.add_row(stage, artefact.reference, _measured(stage, artefact), str(artefact.path))
     console.print(table)
-    samples = run_folder / "ppo" / SAMPLES_FILE
-    if "ppo" in artefacts and samples.is_file():
-        _print_samples(console, json.loads(samples.read_text(encoding="utf-8")))
+    if "ppo" in artefacts:
+        work = find_work(run_folder, "ppo", artefacts["ppo"].manifest.inputs_digest)
+        if work is not None and (work / SAMPLES_FILE).is_file():
+            _print_samples(console, json.loads((work / SAMPLES_FILE).read_text(encoding="utf-8")))
 
 
 def _measured(stage: Stage, artefact: Artefact) -> str:

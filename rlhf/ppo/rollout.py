@@ -51,6 +51,7 @@ class Collector:
         temperature: float,
     ) -> Rollout:
         """Sample and score one response for every (prompt, sample index) of the global batch."""
+        model.eval()
         jobs = [(place, prompt, sample) for place, (prompt, sample) in enumerate(batch)]
         with torch.no_grad():
             local = [

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from accelerate import Accelerator
@@ -152,11 +152,17 @@ class PPOTrainer:
         """Restore `state_dict`.
 
         Raises:
-            CheckpointError: a missing piece.
+            CheckpointError: a missing piece, or another number of processes, whose state it cannot hold.
         """
         missing = {"step", "kl"} - set(state)
         if missing:
             raise CheckpointError(f"the checkpoint's trainer state lacks {sorted(missing)}")
+        written_by, here = state.get("num_processes"), self.accelerator.num_processes
+        if written_by != here:
+            raise CheckpointError(
+                f"the checkpoint was written by {written_by} processes, these are {here}",
+                f"Go on with launch.num_processes: {written_by}, or start anew with --fresh.",
+            )
         self.step = int(state["step"])
         self.kl.load_state_dict(state["kl"])
 
@@ -170,7 +176,7 @@ class PPOTrainer:
         )
 
     def _actor_critic(self) -> ActorCritic:
-        return self.accelerator.unwrap_model(self.model)
+        return cast(ActorCritic, self.accelerator.unwrap_model(self.model))
 
     def _whitened(self, advantages: Tensor, rollout: Rollout) -> Tensor:
         """Whitened over the global batch: every rank holds all of it."""

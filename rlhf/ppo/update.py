@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import nullcontext
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -59,6 +60,7 @@ class Updater:
         totals: dict[str, float] = defaultdict(float)
         section = self.section
         self._set_learning_rate(step)
+        self.model.train()  # gradient checkpointing works in training mode alone
         num_updates = 0
         for epoch in range(section.num_epochs):
             for rows in self._minibatches(rollout.num_episodes, step, epoch):
@@ -95,7 +97,7 @@ class Updater:
                 accelerator.backward(loss * accelerator.num_processes)
             for name, value in stats.items():
                 sums[name] = sums.get(name, torch.zeros((), device=accelerator.device)) + value.detach()
-        reduced = accelerator.reduce(torch.stack(list(sums.values())), reduction="sum")
+        reduced = cast(Tensor, accelerator.reduce(torch.stack(list(sums.values())), reduction="sum"))
         result = dict(zip(sums, reduced.tolist(), strict=True))
         result["grad_norm"] = self._optimizer_step(result, step)
         return result

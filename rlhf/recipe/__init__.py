@@ -2,7 +2,9 @@
 
 from rlhf.recipe.data import DataSource, RecordKind, Splits
 from rlhf.recipe.load import load_recipe
-from rlhf.recipe.recipe import SPLITS_OF, STAGES, Recipe, Stage, digest_of
+from rlhf.recipe.recipe import Recipe, digest_of
+from rlhf.recipe.secrets import redact
+from rlhf.recipe.stages import SPLITS_OF, STAGES, Stage
 
 __all__ = [
     "SPLITS_OF",
@@ -14,4 +16,5 @@ __all__ = [
     "Stage",
     "digest_of",
     "load_recipe",
+    "redact",
 ]

@@ -1,6 +1,14 @@
 """The base of every recipe section: frozen, unknown keys refused, field docstrings kept for the reference."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""What a run and an artefact may be called: it becomes a folder's name."""
+ArtefactName = Annotated[str, Field(pattern=NAME_PATTERN, max_length=100)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""NumPy's generators take no larger one."""
 
 
 class Section(BaseModel):

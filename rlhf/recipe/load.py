@@ -1,17 +1,17 @@
 """A YAML file and `--set` overrides -> a frozen `Recipe`, or one error that lists every fault with path and line."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
-import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from rlhf.errors import RecipeError, UsageError
-from rlhf.recipe.recipe import Recipe, cross_faults
-
-Path_ = tuple[str | int, ...]
+from rlhf.recipe.combinations import find_combinations
+from rlhf.recipe.recipe import Recipe
+from rlhf.recipe.secrets import has_secret, redact
+from rlhf.recipe.yamlfile import Place, dotted, parse_value, read_yaml
 
 
 def load_recipe(path: Path | str, overrides: Iterable[str] = ()) -> Recipe:
@@ -26,73 +26,26 @@ def load_recipe(path: Path | str, overrides: Iterable[str] = ()) -> Recipe:
         RecipeError: every fault, one a line: `file:line: path: what is wrong`.
     """
     path = Path(path)
-    raw, lines = _read(path)
+    raw, lines = read_yaml(path)
     for override in overrides:
         _override(raw, lines, override)
-    faults: list[tuple[Path_, str]] = []
+    faults: list[tuple[Place, str]] = list(_secrets(raw, ()))
     parts = _validate_sections(raw, faults)
-    faults.extend(cross_faults(parts))
+    faults.extend(find_combinations(_tree(raw, parts)))
     if faults:
-        shown = "\n".join(f"  {_place(path, lines, where)}: {message}" for where, message in _unique(faults))
-        raise RecipeError(f"{path} cannot be run, {len(_unique(faults))} fault(s):\n{shown}")
+        unique = list(dict.fromkeys(faults))
+        shown = "\n".join(f"  {_place(path, lines, where)}: {message}" for where, message in unique)
+        raise RecipeError(f"{path} cannot be run, {len(unique)} fault(s):\n{shown}")
     return Recipe(**parts)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[Path_, str]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(
-            f"recipe {path}: {error.strerror or error}", "Give the path of a recipe file."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise RecipeError(
-            f"recipe {path}: not UTF-8 at byte {error.start}", "Save the file as UTF-8."
-        ) from error
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        value = yaml.load(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark is not None else str(path)
-        problem = getattr(error, "problem", None) or str(error)
-        raise RecipeError(f"{where}: not YAML: {problem}", "Mend the syntax there.") from error
-    if not isinstance(value, dict) or node is None:
-        raise RecipeError(f"{path}: a recipe is a mapping of sections (name, model, data, sft, …)")
-    lines: dict[Path_, str] = {}
-    duplicates: list[str] = []
-    _positions(node, (), path, lines, duplicates)
-    if duplicates:
-        raise RecipeError(f"{path}: keys given twice:\n" + "\n".join(f"  {entry}" for entry in duplicates))
-    return cast(dict[str, Any], value), lines
-
-
-def _positions(
-    node: yaml.Node, where: Path_, path: Path, lines: dict[Path_, str], duplicates: list[str]
-) -> None:
-    if isinstance(node, yaml.MappingNode):
-        for key, child in node.value:
-            place = (*where, str(key.value))
-            if place in lines:
-                duplicates.append(
-                    f"{path}:{key.start_mark.line + 1}: {_dotted(place)} (first at {lines[place]})"
-                )
-            lines[place] = f"{path}:{key.start_mark.line + 1}"
-            _positions(child, place, path, lines, duplicates)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, child in enumerate(node.value):
-            lines[(*where, index)] = f"{path}:{child.start_mark.line + 1}"
-            _positions(child, (*where, index), path, lines, duplicates)
-
-
-def _override(raw: dict[str, Any], lines: dict[Path_, str], override: str) -> None:
+def _override(raw: dict[str, Any], lines: dict[Place, str], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
-        raise UsageError(f"--set {override}: not of the form key=value", "Write --set section.key=value.")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"--set {override}: the value is not YAML", "Quote it.") from error
+        raise UsageError(
+            f"--set {redact(override)}: not of the form key=value", "Write --set section.key=value."
+        )
+    value = parse_value(override, text)
     keys = key.strip().split(".")
     target = raw
     for depth, part in enumerate(keys[:-1]):
@@ -102,23 +55,23 @@ def _override(raw: dict[str, Any], lines: dict[Path_, str], override: str) -> No
         if inner is None:
             inner = {}
         if not isinstance(inner, dict):
-            raise UsageError(f"--set {override}: {'.'.join(keys[: depth + 1])} is not a section")
+            raise UsageError(f"--set {redact(override)}: {'.'.join(keys[: depth + 1])} is not a section")
         target[part] = inner
         target = cast(dict[str, Any], inner)
     target[keys[-1]] = value
-    place: Path_ = tuple(keys)
+    place: Place = tuple(keys)
     for known in [known for known in lines if known[: len(place)] == place]:
         del lines[known]
-    lines[place] = f"--set {override}"
+    lines[place] = redact(f"--set {override}")
 
 
-def _validate_sections(raw: Mapping[str, Any], faults: list[tuple[Path_, str]]) -> dict[str, Any]:
+def _validate_sections(raw: Mapping[str, Any], faults: list[tuple[Place, str]]) -> dict[str, Any]:
     """Validate each top-level key on its own, so that one broken section does not hide another's faults."""
     fields = Recipe.model_fields
     parts: dict[str, Any] = {}
     for key in raw:
         if key not in fields:
-            faults.append(((key,), _unknown(key, list(fields))))
+            faults.append(((key,), redact(_unknown(key, list(fields)))))
     for key, field in fields.items():
         if key not in raw:
             if field.is_required():
@@ -135,17 +88,64 @@ def _validate_sections(raw: Mapping[str, Any], faults: list[tuple[Path_, str]]) 
 
 
 def _annotation(key: str) -> Any:
-    from typing import Annotated
-
     field = Recipe.model_fields[key]
     metadata = tuple(field.metadata)
     return Annotated[(field.annotation, *metadata)] if metadata else field.annotation
 
 
-def _faults_of(key: str, error: ValidationError) -> list[tuple[Path_, str]]:
-    faults: list[tuple[Path_, str]] = []
+def _tree(raw: Mapping[str, Any], parts: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe as plain values: valid sections as validated, broken ones as written over their defaults."""
+    tree: dict[str, Any] = {}
+    for key, field in Recipe.model_fields.items():
+        if key in parts:
+            part = parts[key]
+            tree[key] = part.model_dump() if isinstance(part, BaseModel) else part
+        else:
+            tree[key] = _as_written(_section_of(field.annotation), raw.get(key))
+    return tree
+
+
+def _as_written(section: type[BaseModel] | None, value: Any) -> Any:
+    if section is None or value is None:
+        return value
+    if isinstance(value, str) and "path" in section.model_fields:
+        value = {"path": value}
+    given = cast(Mapping[str, Any], value if isinstance(value, Mapping) else {})
+    filled: dict[str, Any] = {}
+    for key, field in section.model_fields.items():
+        inner = _section_of(field.annotation)
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
+        if key in given:
+            filled[key] = _as_written(inner, given[key])
+        else:
+            filled[key] = default.model_dump() if isinstance(default, BaseModel) else default
+    return filled
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section in `Section` or `Section | None`."""
+    options = (annotation, *getattr(annotation, "__args__", ()))
+    return next((each for each in options if isinstance(each, type) and issubclass(each, BaseModel)), None)
+
+
+def _secrets(value: Any, where: Place) -> Iterator[tuple[Place, str]]:
+    if isinstance(value, str) and has_secret(value):
+        yield (
+            where,
+            "holds a secret, and recipes are kept with their runs; give it in the environment (HF_TOKEN, …)",
+        )
+    elif isinstance(value, Mapping):
+        for key, inner in cast(Mapping[Any, Any], value).items():
+            yield from _secrets(inner, (*where, str(key)))
+    elif isinstance(value, list):
+        for index, inner in enumerate(cast(list[Any], value)):
+            yield from _secrets(inner, (*where, index))
+
+
+def _faults_of(key: str, error: ValidationError) -> list[tuple[Place, str]]:
+    faults: list[tuple[Place, str]] = []
     for entry in error.errors(include_url=False):
-        where: Path_ = (key, *(part for part in entry["loc"] if not _is_union_tag(part)))
+        where: Place = (key, *(part for part in entry["loc"] if not _is_union_tag(part)))
         if entry["type"] == "extra_forbidden":
             faults.append((where, _unknown(str(where[-1]), _known_keys(where[:-1]))))
         elif entry["type"] == "missing":
@@ -154,7 +154,7 @@ def _faults_of(key: str, error: ValidationError) -> list[tuple[Path_, str]]:
             message = entry["msg"].removeprefix("Value error, ")
             given = entry["input"]
             shown = "" if isinstance(given, (dict, list)) else f" (got {given!r})"
-            faults.append((where, message + shown))
+            faults.append((where, redact(message + shown)))
     return faults
 
 
@@ -162,15 +162,13 @@ def _is_union_tag(part: str | int) -> bool:
     return isinstance(part, str) and ("[" in part or part in ("str", "int", "float", "bool"))
 
 
-def _known_keys(where: Path_) -> list[str]:
-    model: Any = Recipe
+def _known_keys(where: Place) -> list[str]:
+    section: type[BaseModel] | None = Recipe
     for part in where:
-        if not isinstance(part, str) or part not in getattr(model, "model_fields", {}):
+        if section is None or not isinstance(part, str) or part not in section.model_fields:
             return []
-        annotation = model.model_fields[part].annotation
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        model = next((option for option in options if hasattr(option, "model_fields")), None)
-    return list(getattr(model, "model_fields", {}))
+        section = _section_of(section.model_fields[part].annotation)
+    return list(section.model_fields) if section is not None else []
 
 
 def _unknown(key: str, known: list[str]) -> str:
@@ -183,17 +181,9 @@ def _unknown(key: str, known: list[str]) -> str:
     return f"unknown key; {hint}"
 
 
-def _place(path: Path, lines: Mapping[Path_, str], where: Path_) -> str:
+def _place(path: Path, lines: Mapping[Place, str], where: Place) -> str:
     """The line of the deepest part of `where` that the file has, then the dotted path."""
     for end in range(len(where), 0, -1):
         if where[:end] in lines:
-            return f"{lines[where[:end]]}: {_dotted(where)}"
-    return f"{path}: {_dotted(where)}" if where else str(path)
-
-
-def _dotted(where: Path_) -> str:
-    return ".".join(str(part) for part in where)
-
-
-def _unique(faults: list[tuple[Path_, str]]) -> list[tuple[Path_, str]]:
-    return list(dict.fromkeys(faults))
+            return f"{lines[where[:end]]}: {dotted(where)}"
+    return f"{path}: {dotted(where)}" if where else str(path)

@@ -25,12 +25,6 @@ class ScratchModel(Section):
     max_positions: int = Field(512, ge=16)
     """Longest sequence, in tokens."""
 
-    @model_validator(mode="after")
-    def _heads_divide(self) -> "ScratchModel":
-        if self.hidden_size % self.num_heads:
-            raise ValueError(f"num_heads={self.num_heads} does not divide hidden_size={self.hidden_size}")
-        return self
-
 
 class LoRA(Section):
     """Low-rank adapters (Hu et al. 2021) on one base in all three stages: reward and PPO go on from the SFT adapter."""
@@ -67,15 +61,3 @@ class ModelSection(Section):
     @classmethod
     def _from_string(cls, value: Any) -> Any:
         return {"path": value} if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> "ModelSection":
-        if (self.path is None) == (self.scratch is None):
-            raise ValueError(
-                "give either path (a model to start from) or scratch (an architecture), not both or neither"
-            )
-        if self.scratch is not None and self.lora is not None:
-            raise ValueError("lora needs a pretrained base: a model from scratch has nothing to freeze")
-        if self.scratch is not None and self.revision is not None:
-            raise ValueError("revision belongs to a hub model: a model from scratch has none")
-        return self

@@ -2,21 +2,21 @@
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from rlhf.recipe.base import Section
+from rlhf.recipe.base import ArtefactName, Section, Seed
 
 
 class KLSection(Section):
     """The penalty that holds the policy near the SFT model."""
 
-    coef: float = Field(0.05, ge=0)
+    coef: float = Field(default=0.05, ge=0)
     """KL coefficient (beta); the initial one where `target` is set."""
     estimator: Literal["k1", "k3"] = "k1"
     """Per-token estimator in the reward: k1 = log p - log p_ref, k3 = r - 1 - log r (Schulman, "Approximating KL")."""
-    target: float | None = Field(None, gt=0)
+    target: float | None = Field(default=None, gt=0)
     """Nats a response; where set, the coefficient adapts to hold it (Ziegler et al. 2019, eq. 2.2)."""
-    horizon: int = Field(10_000, ge=1)
+    horizon: int = Field(default=10_000, ge=1)
     """Episodes over which the adaptive coefficient moves."""
 
 
@@ -25,7 +25,7 @@ class SamplingSection(Section):
 
     max_new_tokens: int = Field(ge=1)
     """Longest response, in tokens, EOS included."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
     """Softmax temperature; log-probabilities of policy and reference are taken at it too."""
     engine: Literal["auto", "hf"] = "auto"
     """Rollout engine; `auto` picks the fastest that fits and says which."""
@@ -34,13 +34,13 @@ class SamplingSection(Section):
 class ShapingSection(Section):
     """What happens to a score before the KL penalty, in this order: clip, normalise, missing-EOS penalty."""
 
-    clip: float | None = Field(None, gt=0)
+    clip: float | None = Field(default=None, gt=0)
     """Clip scores to [-clip, clip]."""
     normalize: Literal["none", "reference"] = "none"
     """`reference`: subtract the mean and divide by the standard deviation that the reward model published for the SFT model's samples."""
     missing_eos: Literal["none", "subtract", "replace"] = "none"
     """What a response that did not end in time gets: nothing, its score minus the penalty, or minus the penalty in its place."""
-    missing_eos_penalty: float = Field(1.0, ge=0)
+    missing_eos_penalty: float = Field(default=1.0, ge=0)
     """The penalty, in units of the shaped score."""
 
 
@@ -107,19 +107,7 @@ class PPOSection(Section):
     """Newest checkpoints to keep."""
     max_ratio_deviation: float | None = Field(None, gt=0)
     """Stop when mean |log ratio| on a step's first minibatch exceeds this; 1e-4 in float32, 0.02 in bfloat16 where left out."""
-    seed: int | None = Field(None, ge=0)
+    seed: Seed | None = None
     """Seed of this stage; the recipe's where left out."""
-    publish_as: str | None = None
+    publish_as: ArtefactName | None = None
     """The artefact's name in the registry; `<recipe name>-ppo` where left out."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "PPOSection":
-        if self.global_batch_size % self.num_minibatches:
-            raise ValueError(
-                f"global_batch_size={self.global_batch_size} is not a multiple of num_minibatches={self.num_minibatches}"
-            )
-        if self.shaping.missing_eos == "none" and self.shaping.missing_eos_penalty != 1.0:
-            raise ValueError(
-                "shaping.missing_eos_penalty is set, but shaping.missing_eos is none: set it to subtract or replace"
-            )
-        return self

@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from rlhf.recipe.base import Section
+from rlhf.recipe.base import ArtefactName, Section, Seed
 
 
 class TrainingSection(Section):
@@ -44,24 +44,10 @@ class TrainingSection(Section):
     """Publish the checkpoint with the best held-out metric (SFT: loss; reward: accuracy), not the last; needs an eval split."""
     patience: int | None = Field(None, ge=1)
     """Stop after so many evaluations without a better one."""
-    seed: int | None = Field(None, ge=0)
+    seed: Seed | None = None
     """Seed of this stage; the recipe's where left out."""
-    publish_as: str | None = None
+    publish_as: ArtefactName | None = None
     """The artefact's name in the registry; `<recipe name>-<stage>` where left out."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "TrainingSection":
-        if self.global_batch_size % self.per_device_batch_size:
-            raise ValueError(
-                f"global_batch_size={self.global_batch_size} is not a multiple of "
-                f"per_device_batch_size={self.per_device_batch_size}"
-            )
-        if self.select_best and self.save_every_steps % self.eval_every_steps:
-            raise ValueError(
-                f"select_best needs an evaluation at every checkpoint: save_every_steps={self.save_every_steps} "
-                f"is not a multiple of eval_every_steps={self.eval_every_steps}"
-            )
-        return self
 
 
 class SFTSection(TrainingSection):

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf.data import Place, load
 from rlhf.errors import DataError
+from rlhf.models.chat_template import check_chat_template
 from rlhf.models.sequences import encode_pair, encode_prompt, encode_sft
 from rlhf.ppo.prompts import Prompt
 from rlhf.recipe import DataSource
@@ -71,6 +72,7 @@ def demonstrations(
         return Demonstration(row.input_ids[cut], row.labels_mask[cut], row.weight)
 
     located = [(item.record, item.place) for item in load(source, "sft", chat=chat)]
+    _check_template(tokenizer, [record for record, _ in located], chat=chat)
     return _fit(_encode(located, encode), section, lambda row: len(row.input_ids), truncate)
 
 
@@ -85,11 +87,7 @@ def pairs(
 
     def encode(record: Any) -> Pair:
         chosen, rejected = encode_pair(tokenizer, record, chat=chat)
-        prompt = (
-            record.prompt
-            if record.prompt is not None or isinstance(record.chosen, str)
-            else record.chosen[:-1]
-        )
+        prompt = record.explicit().prompt
         prompt_ids = None if prompt is None else encode_prompt(tokenizer, prompt, chat=chat)
         return Pair(prompt_ids, chosen, rejected, record.margin, _weight(record))
 
@@ -98,6 +96,7 @@ def pairs(
         return None if chosen == rejected else replace(row, chosen_ids=chosen, rejected_ids=rejected)
 
     located = [(item.record, item.place) for item in load(source, "preference", chat=chat)]
+    _check_template(tokenizer, [record for record, _ in located], chat=chat)
     return _fit(
         _encode(located, encode),
         section,
@@ -115,6 +114,7 @@ def prompts(
         DataError: invalid rows, or prompts longer than `max_prompt_length`, with file and line.
     """
     located = [(item.record, item.place) for item in load(source, "prompt", chat=chat)]
+    _check_template(tokenizer, [record for record, _ in located], chat=chat)
     encoded = _encode(
         located, lambda record: (encode_prompt(tokenizer, record.prompt, chat=chat), _text(record.prompt))
     )
@@ -124,6 +124,19 @@ def prompts(
             longer, "ppo.max_prompt_length", max_prompt_length, "Raise it, or remove these prompts."
         )
     return [Prompt(index, ids, text) for index, ((ids, text), _) in enumerate(encoded)]
+
+
+def _check_template(tokenizer: PreTrainedTokenizerBase, records: list[Any], *, chat: bool) -> None:
+    """Prove the chat template on a probe, where it is used at all: its faults are not those of a row."""
+    num_questions = max((_num_user_turns(record) for record in records), default=0)
+    if chat or num_questions > 0:
+        check_chat_template(tokenizer, multi_turn=num_questions > 1)
+
+
+def _num_user_turns(record: Any) -> int:
+    """User turns of a conversation; 0 for text."""
+    parts = (getattr(record, name, None) for name in ("messages", "prompt", "completion", "chosen"))
+    return sum(turn.role == "user" for part in parts if isinstance(part, list) for turn in part)
 
 
 def _encode(located: Iterable[tuple[Any, Place]], encode: Callable[[Any], Row]) -> list[tuple[Row, Place]]:

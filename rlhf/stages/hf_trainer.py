@@ -70,6 +70,21 @@ class CheckpointingTrainer(Trainer):
     best_metric: str
     greater_is_better: bool
     latest_eval: dict[str, float] | None = None
+    _writing: Path | None = None
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Train nothing where the checkpoint is the last one: Trainer looks for the end only after a further step."""
+        if self.state.global_step >= self.state.max_steps or self._out_of_patience():
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
+    def _out_of_patience(self) -> bool:
+        return any(
+            isinstance(callback, EarlyStoppingCallback)
+            and callback.early_stopping_patience_counter >= callback.early_stopping_patience
+            for callback in self.callback_handler.callbacks
+        )
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Let Trainer write into a folder beside the checkpoints, and rename that when every rank is done."""
@@ -79,8 +94,11 @@ class CheckpointingTrainer(Trainer):
             writing = self.checkpoints.begin(step)
         self.accelerator.wait_for_everyone()
         self._writing = writing
+        # Trainer would record the best checkpoint's folder, which is renamed, and miss it when it resumes: ours finds it.
+        best_step, self.state.best_global_step = self.state.best_global_step, None
         # Trainer's own, not TRL's, which would write a model card into the stage's folder first.
         Trainer._save_checkpoint(self, model, trial)
+        self.state.best_global_step = best_step
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             nested = writing / f"{PREFIX_CHECKPOINT_DIR}-{step}"
@@ -93,7 +111,7 @@ class CheckpointingTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _get_output_dir(self, trial: Any) -> str:
-        return str(self._writing)
+        return str(self._writing or self.checkpoints.folder)
 
     def _eval_of(self, step: int) -> dict[str, float] | None:
         latest = self.latest_eval
@@ -122,9 +140,11 @@ class StageCallback(TrainerCallback):
         self.context = context
         self.trainer = trainer
         self.log: MetricsLog | None = None
+        self.first_step = 0
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         """Open the metrics file at the step that the run goes on from."""
+        self.first_step = state.global_step
         self.log = MetricsLog(
             self.context.folder / "metrics.jsonl",
             total_steps=state.max_steps,
@@ -139,7 +159,8 @@ class StageCallback(TrainerCallback):
         numbers = {
             name: float(value) for name, value in (logs or {}).items() if isinstance(value, (int, float))
         }
-        if self.log is not None and numbers:
+        nothing_trained = "train_runtime" in numbers and state.global_step == self.first_step
+        if self.log is not None and numbers and not nothing_trained:
             self.log.write(state.global_step, numbers)
 
     def on_evaluate(

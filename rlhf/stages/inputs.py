@@ -1,5 +1,6 @@
 """What the pipeline hands to a stage's process: exact versions of everything, in `<run>/<stage>/inputs.json`. No torch."""
 
+import hashlib
 from pathlib import Path
 from typing import Any, cast
 
@@ -74,9 +75,11 @@ def stage_inputs(
         {
             stage: recipe.section(stage).model_dump(mode="json", exclude=NOT_INPUTS),
             "seed": recipe.stage_seed(stage),
-            "model": recipe.model.model_dump(mode="json", exclude={"path", "revision"}),
+            "model": recipe.model.model_dump(mode="json", exclude={"path", "revision"})
+            | {"chat_template": _content(recipe.model.chat_template)},
             "data": {"chat": recipe.data.chat, SPLITS_OF[stage]: mapping},
-            "launch": recipe.launch.model_dump(mode="json"),
+            "launch": recipe.launch.model_dump(mode="json")
+            | {"accelerate_config": _content(recipe.launch.accelerate_config)},
         }
     )
     decides = {
@@ -93,6 +96,11 @@ def stage_inputs(
         settings=settings,
         digest=digest_of({"stage": stage, **decides}),
     )
+
+
+def _content(path: str | None) -> str | None:
+    """SHA-256 of a file that the recipe names: what it says counts, not where it lies."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path is not None else None
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -71,7 +71,7 @@ def run(context: StageContext) -> bool:
     sink.resume(trainer)
     if not trainer.train():
         return False
-    model: ActorCritic = accelerator.unwrap_model(parts.model)
+    model = cast(ActorCritic, accelerator.unwrap_model(parts.model))
     metrics = sink.last_evaluation
     if held_out:
         metrics |= write_samples(context, trainer, held_out, tokenizer, reference=parts.reference)

@@ -1,6 +1,7 @@
 """The same held-out prompts answered by the SFT model and by the PPO model, side by side, with their scores."""
 
 import json
+from typing import cast
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -29,7 +30,7 @@ def write_samples(
     """Sample both models with the same noise, write a few pairs for people to read, return both models' metrics."""
     section = trainer.section
     batch = [(prompt, sample) for prompt in prompts for sample in range(section.eval_samples_per_prompt)]
-    actor: ActorCritic = trainer.accelerator.unwrap_model(trainer.model)
+    actor = cast(ActorCritic, trainer.accelerator.unwrap_model(trainer.model))
     before = ActorCritic(reference, actor.critic, temperature=section.sampling.temperature)
     rollouts = {
         name: trainer.collector.collect(

@@ -1,6 +1,6 @@
 """The reward model over TRL's RewardTrainer, on pairs that are encoded here exactly as PPO will produce them."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from trl.trainer.reward_trainer import DataCollatorForPreference, RewardTrainer
 
 from rlhf.models.forward import pad_left, score_token_lists
 from rlhf.models.load import load_causal_lm, new_reward_model
-from rlhf.models.tokenizer import stop_token_ids
+from rlhf.models.tokenizer import pad_id, stop_token_ids
 from rlhf.ppo.engines.hf import HFEngine
 from rlhf.ppo.noise import EVALUATION_STREAM, sampling_noise
 from rlhf.recipe.training import RewardSection
@@ -42,7 +42,7 @@ def run(context: StageContext) -> bool:
     model = new_reward_model(
         context.source(given),
         lora=context.recipe.model.lora,
-        pad_token_id=int(tokenizer.pad_token_id),
+        pad_token_id=pad_id(tokenizer),
         seed=context.recipe.stage_seed("reward"),
     )
     trainer = WeightedRewardTrainer(
@@ -61,7 +61,7 @@ def run(context: StageContext) -> bool:
         train_dataset=_dataset(training, section),
         eval_dataset=None if held_out is None else _dataset(held_out, section),
         processing_class=tokenizer,
-        data_collator=WeightedCollator(pad_token_id=tokenizer.pad_token_id),
+        data_collator=WeightedCollator(pad_token_id=pad_id(tokenizer)),
     )
     attach(trainer, context, section, best_metric=BEST_METRIC, greater_is_better=True)
     if not train(trainer, section):
@@ -91,13 +91,14 @@ class WeightedRewardTrainer(CheckpointingTrainer, RewardTrainer):
     ) -> Any:
         """See the class; TRL's own loss where no pair of the batch has a weight."""
         weight, margin = inputs.pop("weight", None), inputs.get("margin")
-        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        loss, outputs = cast(Any, super()).compute_loss(model, inputs, True, num_items_in_batch)
         if weight is not None:
             chosen, rejected = torch.chunk(outputs.logits.squeeze(-1), chunks=2)
             gap = chosen - rejected if margin is None else chosen - rejected - margin
             loss = -(weight.to(gap.device) * F.logsigmoid(gap)).mean()
-            if self.args.center_rewards_coefficient is not None:
-                loss = loss + self.args.center_rewards_coefficient * torch.mean((chosen + rejected) ** 2)
+            centre = cast(RewardConfig, self.args).center_rewards_coefficient
+            if centre is not None:
+                loss = loss + centre * torch.mean((chosen + rejected) ** 2)
         return (loss, outputs) if return_outputs else loss
 
 
@@ -111,7 +112,7 @@ def _publish(
     is_held_out: bool,
 ) -> None:
     """Score pairs, probe and reference samples in float32 on every rank (no collectives), then publish."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
+    model = cast(nn.Module, trainer.accelerator.unwrap_model(trainer.model))
     chosen = score_token_lists(model, [row.chosen_ids for row in rows], batch_size=SCORING_BATCH)
     rejected = score_token_lists(model, [row.rejected_ids for row in rows], batch_size=SCORING_BATCH)
     prefix = "eval" if is_held_out else "train"

@@ -60,7 +60,7 @@ def cluster_interval(values: np.ndarray, groups: np.ndarray, *, seed: int = 0) -
 def calibration_error(gap: np.ndarray) -> float:
     """Expected calibration error of P(chosen beats rejected) = sigmoid(gap), read as the predicted winner's probability."""
     confidence = 1.0 / (1.0 + np.exp(-np.abs(gap)))
-    correct = (gap > 0).astype(float)
+    correct = np.where(gap > 0, 1.0, np.where(gap == 0, 0.5, 0.0))
     bins = np.minimum(((confidence - 0.5) * 2 * NUM_BINS).astype(int), NUM_BINS - 1)
     error = 0.0
     for bin_index in range(NUM_BINS):

@@ -62,15 +62,20 @@ def _record(
 ) -> RolloutRecord:
     episode = rollout.episodes[row]
     length = len(episode.response_ids)
-    per_token = {name: computed[name][row, :length].tolist() for name in ("rewards", "advantages", "returns")}
+    rewards, advantages, returns = (
+        computed[name][row, :length].tolist() for name in ("rewards", "advantages", "returns")
+    )
     return RolloutRecord(
-        prompt=tokenizer.decode(episode.prompt_ids),
-        response=tokenizer.decode(episode.response_ids, skip_special_tokens=True),
+        prompt=str(tokenizer.decode(episode.prompt_ids)),
+        response=str(tokenizer.decode(episode.response_ids, skip_special_tokens=True)),
         prompt_ids=episode.prompt_ids,
         response_ids=episode.response_ids,
         logprobs=episode.logprobs.tolist(),
         ref_logprobs=episode.ref_logprobs.tolist(),
         values=episode.values.tolist(),
+        rewards=rewards,
+        advantages=advantages,
+        returns=returns,
         engine_logprobs=episode.engine_logprobs.tolist(),
         score=episode.score,
         scores={"reward_model": episode.score},
@@ -83,7 +88,6 @@ def _record(
         prompt_id=episode.prompt_id,
         sample_index=episode.sample_index,
         kl_coef=kl_coef,
-        **per_token,
     )
 
 

@@ -15,7 +15,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 from rlhf.data import load
 from rlhf.errors import ModelError
 from rlhf.models.load import disable_dropout, load_causal_lm, scratch_causal_lm
-from rlhf.models.tokenizer import train_tokenizer
+from rlhf.models.tokenizer import eos_id, pad_id, train_tokenizer
 from rlhf.recipe.training import SFTSection
 from rlhf.stages.context import StageContext
 from rlhf.stages.examples import Demonstration, Examples, demonstrations
@@ -45,7 +45,7 @@ def run(context: StageContext) -> bool:
         train_dataset=_dataset(training),
         eval_dataset=None if held_out is None else _dataset(held_out),
         processing_class=tokenizer,
-        data_collator=WeightedCollator(pad_token_id=tokenizer.pad_token_id),
+        data_collator=WeightedCollator(pad_token_id=pad_id(tokenizer)),
     )
     attach(trainer, context, section, best_metric=BEST_METRIC, greater_is_better=False)
     if not train(trainer, section):
@@ -72,15 +72,17 @@ class WeightedSFTTrainer(CheckpointingTrainer, SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """See the class."""
+        """See the class; TRL's own loss where no row of the batch has a weight.
+
+        TRL's is called in either case: it gathers its metrics over the ranks, of which one may have no weight.
+        """
         weight = inputs.pop("weight", None)
-        if weight is None:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        outputs = model(**inputs, use_cache=False, fused_lm_head=True)
-        num_tokens = outputs.label_mask.sum() if num_items_in_batch is None else num_items_in_batch
-        loss = -(outputs.log_probs.sum(dim=1) * weight.to(outputs.log_probs.device)).sum() / num_tokens
-        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
-            loss = loss * self.accelerator.num_processes
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if weight is not None:
+            num_tokens = outputs.label_mask.sum() if num_items_in_batch is None else num_items_in_batch
+            loss = -(outputs.log_probs.sum(dim=1) * weight.to(outputs.log_probs.device)).sum() / num_tokens
+            if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+                loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
 
@@ -94,8 +96,8 @@ def _start(context: StageContext, section: SFTSection) -> tuple[PreTrainedTokeni
         tokenizer: PreTrainedTokenizerBase = train_tokenizer(_texts(context), spec.vocab_size)
         model: torch.nn.Module = scratch_causal_lm(
             spec,
-            eos_token_id=int(tokenizer.eos_token_id),
-            pad_token_id=int(tokenizer.pad_token_id),
+            eos_token_id=eos_id(tokenizer),
+            pad_token_id=pad_id(tokenizer),
             seed=seed,
         )
         return tokenizer, model

@@ -1,0 +1,189 @@
+"""The `rlhf` command: each subcommand is one call into the code below; the only place that prints errors and exits."""
+
+import json
+import signal
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from rlhf.cli.registry import registry_app
+from rlhf.errors import RLHFError, UsageError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Classical RLHF: supervised fine-tuning, reward model, PPO; chained, validated, resumable.",
+)
+app.add_typer(registry_app, name="registry")
+
+console = Console(highlight=False)
+
+
+class StageName(StrEnum):
+    """A stage."""
+
+    sft = "sft"
+    reward = "reward"
+    ppo = "ppo"
+
+
+class KindName(StrEnum):
+    """A kind of record."""
+
+    sft = "sft"
+    preference = "preference"
+    prompt = "prompt"
+    rollout = "rollout"
+
+
+class SchemaName(StrEnum):
+    """What has a JSON Schema."""
+
+    sft = "sft"
+    preference = "preference"
+    prompt = "prompt"
+    rollout = "rollout"
+    recipe = "recipe"
+
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the recipe, such as ppo.seed=1."),
+]
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="The recipe file.")],
+    stage: Annotated[StageName | None, typer.Option(help="Run this stage alone.")] = None,
+    start: Annotated[
+        StageName | None, typer.Option("--from", help="Run this stage and those after it.")
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Build the chosen stages anew, whatever is there.")
+    ] = False,
+    overrides: SetOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done and why; do nothing.")
+    ] = False,
+) -> None:
+    """Run a recipe's stages in order: finished ones with unchanged inputs are reused, an interrupted one resumes."""
+    from rlhf.pipeline import RunOptions, run_recipe
+    from rlhf.recipe import load_recipe
+
+    if stage is not None and start is not None:
+        raise UsageError("--stage and --from exclude each other", "Give one of them.")
+    given = tuple(overrides or ())
+    options = RunOptions(
+        recipe_path=str(recipe),
+        overrides=given,
+        stage=stage.value if stage else None,
+        start=start.value if start else None,
+        fresh=fresh,
+        dry_run=dry_run,
+    )
+    run_recipe(load_recipe(recipe, given), options, console)
+
+
+@app.command()
+def validate(
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH…|RECIPE", help="Data files or hub data sets; or one recipe.")
+    ],
+    kind: Annotated[KindName | None, typer.Option("--as", help="Which records the files hold.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Write the JSON report to a file besides.")
+    ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Check that text rows can be wrapped as chat turns.")
+    ] = False,
+    split: Annotated[str | None, typer.Option(help="Split of a hub data set.")] = None,
+    overrides: SetOption = None,
+) -> None:
+    """Name every invalid row with file, line, field, value and remedy; or check all data that a recipe needs."""
+    from rlhf.data import check, render_json, render_text
+    from rlhf.durable import explain_write_errors
+    from rlhf.recipe import DataSource
+
+    if kind is None:
+        reports = _validate_recipe(paths, overrides)
+    else:
+        reports = [check(DataSource(path=path, split=split), kind.value, chat=chat) for path in paths]
+    content = json.dumps(render_json(reports), ensure_ascii=False, indent=1)
+    if report is not None:
+        with explain_write_errors(report):
+            report.write_text(content + "\n", encoding="utf-8")
+    console.print(Text(content if as_json else render_text(reports)), soft_wrap=True)
+    if any(one.num_faults for one in reports):
+        raise typer.Exit(1)
+
+
+def _validate_recipe(paths: list[str], overrides: list[str] | None) -> list[Any]:
+    from rlhf.data import check
+    from rlhf.recipe import SPLITS_OF, RecordKind, load_recipe
+
+    if len(paths) != 1 or Path(paths[0]).suffix not in (".yaml", ".yml"):
+        raise UsageError(
+            f"{' '.join(paths)}: which records do these files hold?",
+            "Add --as sft, preference, prompt or rollout; or give one recipe (.yaml).",
+        )
+    recipe = load_recipe(paths[0], overrides or ())
+    kinds: dict[str, RecordKind] = {"sft": "sft", "preference": "preference", "prompts": "prompt"}
+    reports: list[Any] = []
+    for stage in recipe.stages():
+        splits = recipe.splits(stage)
+        for source in (splits.train, splits.eval):
+            if source is not None:
+                reports.append(check(source, kinds[SPLITS_OF[stage]], chat=recipe.data.chat))
+    return reports
+
+
+@app.command()
+def schema(kind: Annotated[SchemaName, typer.Argument(help="Which record, or the recipe.")]) -> None:
+    """Print the JSON Schema of a record or of the recipe."""
+    if kind is SchemaName.recipe:
+        from rlhf.recipe import Recipe
+
+        model: Any = Recipe
+    else:
+        from rlhf_schemas import RECORDS
+
+        model = RECORDS[kind.value]
+    print(json.dumps(model.model_json_schema(), indent=2, ensure_ascii=False))
+
+
+@app.command()
+def env() -> None:
+    """Print versions and devices: what a bug report needs."""
+    from rlhf.environment import describe_environment
+
+    for name, value in describe_environment().items():
+        console.print(Text(f"{name:<14} {value}"), soft_wrap=True)
+
+
+def main() -> None:
+    """Run the command line; exit codes are in the README."""
+    from rlhf.pipeline.stopped import Stopped
+
+    try:
+        app()
+    except RLHFError as error:
+        _fail(str(error), error.exit_code)
+    except Stopped as stopped:
+        _fail(str(stopped), 130 if stopped.signum == signal.SIGINT else 75)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _fail(message: str, code: int) -> None:
+    from rlhf.recipe import redact
+
+    Console(stderr=True, highlight=False).print(Text(f"error: {redact(message)}"), soft_wrap=True)
+    sys.exit(code)
