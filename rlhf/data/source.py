@@ -30,7 +30,7 @@ _SUFFIXES: Mapping[str, FileFormat] = {
     ".csv": "csv",
     ".parquet": "parquet",
 }
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def find_format(source: DataSource) -> FileFormat | None:

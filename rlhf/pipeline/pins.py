@@ -21,7 +21,7 @@ from rlhf.registry.references import parse_reference
 from rlhf.stages.inputs import DONE_FILE, INPUTS_FILE, ModelInput
 
 PINS_FILE = "pins.json"
-_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 
 

@@ -66,7 +66,9 @@ class Planner:
         """
         waiting = [parent for parent in self._parents(stage) if made.get(parent, False) is None]
         if waiting:
-            return StagePlan(stage, "build", f"its input {' and '.join(waiting)} is built anew", None)
+            inputs_are = "input {} is" if len(waiting) == 1 else "inputs {} are"
+            reason = f"its {inputs_are.format(' and '.join(waiting))} built anew"
+            return StagePlan(stage, "build", reason, None)
         inputs = self.inputs(stage, made)
         if fresh:
             return StagePlan(stage, "build", "--fresh was given", inputs)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from rlhf.pipeline.folders import find_work
@@ -32,17 +31,15 @@ SHOWN: dict[Stage, dict[str, str]] = {
 
 
 def print_summary(console: Console, run_folder: Path, artefacts: Mapping[Stage, Artefact]) -> None:
-    """Print the artefacts' table and the samples."""
-    table = Table(show_lines=False, box=None, pad_edge=False, expand=False)
-    for heading in ("stage", "artefact", "measured", "where"):
-        table.add_column(heading, overflow="fold")
+    """Print each stage's artefact with its measurements and its place, then the samples."""
     for stage, artefact in artefacts.items():
-        table.add_row(stage, artefact.reference, _measured(stage, artefact), str(artefact.path))
-    console.print(table)
-    if "ppo" in artefacts:
-        work = find_work(run_folder, "ppo", artefacts["ppo"].manifest.inputs_digest)
-        if work is not None and (work / SAMPLES_FILE).is_file():
-            _print_samples(console, json.loads((work / SAMPLES_FILE).read_text(encoding="utf-8")))
+        console.print(Text(f"\n{stage:<7} {artefact.reference}", style="bold"), soft_wrap=True)
+        for line in (_measured(stage, artefact), str(artefact.path)):
+            if line:
+                console.print(Text(f"        {line}"), soft_wrap=True)
+    samples = run_folder / "ppo" / SAMPLES_FILE
+    if "ppo" in artefacts and samples.is_file():
+        _print_samples(console, json.loads(samples.read_text(encoding="utf-8")))
 
 
 def _measured(stage: Stage, artefact: Artefact) -> str:

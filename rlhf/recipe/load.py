@@ -35,7 +35,7 @@ def load_recipe(path: Path | str, overrides: Iterable[str] = ()) -> Recipe:
     if faults:
         unique = list(dict.fromkeys(faults))
         shown = "\n".join(f"  {_place(path, lines, where)}: {message}" for where, message in unique)
-        raise RecipeError(f"{path} cannot be run, {len(unique)} fault(s):\n{shown}")
+        raise RecipeError(f"{path} cannot be run, {len(unique)} fault(s):\n{redact(shown)}")
     return Recipe(**parts)
 
 
@@ -62,7 +62,7 @@ def _override(raw: dict[str, Any], lines: dict[Place, str], override: str) -> No
     place: Place = tuple(keys)
     for known in [known for known in lines if known[: len(place)] == place]:
         del lines[known]
-    lines[place] = redact(f"--set {override}")
+    lines[place] = f"--set {override}"
 
 
 def _validate_sections(raw: Mapping[str, Any], faults: list[tuple[Place, str]]) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def _validate_sections(raw: Mapping[str, Any], faults: list[tuple[Place, str]]) 
     parts: dict[str, Any] = {}
     for key in raw:
         if key not in fields:
-            faults.append(((key,), redact(_unknown(key, list(fields)))))
+            faults.append(((key,), _unknown(key, list(fields))))
     for key, field in fields.items():
         if key not in raw:
             if field.is_required():
@@ -154,7 +154,7 @@ def _faults_of(key: str, error: ValidationError) -> list[tuple[Place, str]]:
             message = entry["msg"].removeprefix("Value error, ")
             given = entry["input"]
             shown = "" if isinstance(given, (dict, list)) else f" (got {given!r})"
-            faults.append((where, redact(message + shown)))
+            faults.append((where, message + shown))
     return faults
 
 

@@ -51,6 +51,8 @@ def training_arguments(
         "save_steps": section.save_every_steps,
         "metric_for_best_model": best_metric if select else None,
         "greater_is_better": greater_is_better if select else None,
+        # Off by default, and then a resumed run forgets how much patience was used up.
+        "restore_callback_states_from_checkpoint": True,
         "logging_steps": 10,
         "logging_nan_inf_filter": False,
         "report_to": list(context.recipe.trackers) or "none",

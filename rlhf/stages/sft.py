@@ -56,12 +56,12 @@ def run(context: StageContext) -> bool:
 
 
 class WeightedCollator(DataCollatorForLanguageModeling):
-    """TRL's collator, with each row's weight: [B] float32."""
+    """TRL's collator, with each row's weight, where the split has weights: [B] float32."""
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         """Pad and stack."""
         batch = super().torch_call(examples)
-        if any(example["weight"] != 1.0 for example in examples):
+        if "weight" in examples[0]:
             batch["weight"] = torch.tensor([example["weight"] for example in examples], dtype=torch.float32)
         return batch
 
@@ -72,17 +72,15 @@ class WeightedSFTTrainer(CheckpointingTrainer, SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """See the class; TRL's own loss where no row of the batch has a weight.
-
-        TRL's is called in either case: it gathers its metrics over the ranks, of which one may have no weight.
-        """
+        """See the class; TRL's own loss for a split without weights."""
         weight = inputs.pop("weight", None)
-        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        if weight is not None:
-            num_tokens = outputs.label_mask.sum() if num_items_in_batch is None else num_items_in_batch
-            loss = -(outputs.log_probs.sum(dim=1) * weight.to(outputs.log_probs.device)).sum() / num_tokens
-            if num_items_in_batch is not None and self.args.average_tokens_across_devices:
-                loss = loss * self.accelerator.num_processes
+        if weight is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        outputs = model(**inputs, use_cache=False, fused_lm_head=True)
+        num_tokens = outputs.label_mask.sum() if num_items_in_batch is None else num_items_in_batch
+        loss = -(outputs.log_probs.sum(dim=1) * weight.to(outputs.log_probs.device)).sum() / num_tokens
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
 
@@ -138,13 +136,14 @@ def _texts(context: StageContext) -> list[str]:
 
 
 def _dataset(examples: Examples[Demonstration]) -> Dataset:
-    return Dataset.from_dict(
-        {
-            "input_ids": [row.input_ids for row in examples.rows],
-            "labels": [
-                [token if kept else -100 for token, kept in zip(row.input_ids, row.labels_mask, strict=True)]
-                for row in examples.rows
-            ],
-            "weight": [row.weight for row in examples.rows],
-        }
-    )
+    columns: dict[str, list[Any]] = {
+        "input_ids": [row.input_ids for row in examples.rows],
+        "labels": [
+            [token if kept else -100 for token, kept in zip(row.input_ids, row.labels_mask, strict=True)]
+            for row in examples.rows
+        ],
+    }
+    # For the split, not for a batch: TRL's own loss gathers its metrics, so every rank must take the same path.
+    if any(row.weight != 1.0 for row in examples.rows):
+        columns["weight"] = [row.weight for row in examples.rows]
+    return Dataset.from_dict(columns)

@@ -226,3 +226,12 @@ def test_an_adapter_that_lost_a_weight_is_refused(adapters):
         save_file(weights, path, metadata={"format": "pt"})
         with pytest.raises(ModelError, match="weights missing"):
             load(ModelSource(str(folders[stage])))
+
+
+def test_a_reward_model_goes_on_from_an_adapter_whatever_the_recipe_says_of_lora(adapters):
+    """An adapter that came from outside has a shape of its own; without a lora section it must not be dropped."""
+    folders, _, before = adapters
+    for lora in (None, LoRA(r=8, alpha=1)):
+        model = new_reward_model(ModelSource(str(folders["sft"])), lora=lora, pad_token_id=0, seed=2).eval()
+        with torch.no_grad():
+            assert torch.equal(hidden_states(model, IDS, SEEN), before["sft"])
