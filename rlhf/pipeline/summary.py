@@ -37,9 +37,10 @@ def print_summary(console: Console, run_folder: Path, artefacts: Mapping[Stage, 
         for line in (_measured(stage, artefact), str(artefact.path)):
             if line:
                 console.print(Text(f"        {line}"), soft_wrap=True)
-    samples = run_folder / "ppo" / SAMPLES_FILE
-    if "ppo" in artefacts and samples.is_file():
-        _print_samples(console, json.loads(samples.read_text(encoding="utf-8")))
+    if "ppo" in artefacts:
+        work = find_work(run_folder, "ppo", artefacts["ppo"].manifest.inputs_digest)
+        if work is not None and (work / SAMPLES_FILE).is_file():
+            _print_samples(console, json.loads((work / SAMPLES_FILE).read_text(encoding="utf-8")))
 
 
 def _measured(stage: Stage, artefact: Artefact) -> str:

@@ -2,7 +2,6 @@
 
 import bz2
 import hashlib
-import importlib.util
 import io
 import json
 import subprocess
@@ -10,27 +9,18 @@ import sys
 import tarfile
 import zipfile
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from recipe_scripts import RECIPES, load_script
 
 from rlhf.errors import DataError
 
-SCRIPT = Path(__file__).parents[3] / "recipes/movie_reviews/data.py"
+SCRIPT = RECIPES / "movie_reviews/data.py"
 TRAIN, EVAL, NEITHER = "heat", "alien", "spartacus"
 """By hand: md5 of the name, as a number, modulo 20; asserted below."""
 
 
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("movie_reviews_data", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-data = load_script()
+data = load_script("movie_reviews/data.py")
 
 
 def lines(text: str) -> list[dict[str, object]]:

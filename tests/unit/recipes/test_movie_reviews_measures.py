@@ -1,19 +1,18 @@
 """The judge's measures, on answers small enough to work out by hand."""
 
-import sys
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from recipe_scripts import load_script
 
-sys.path.insert(0, str(Path(__file__).parents[3] / "recipes/movie_reviews"))
-from measures import TITLES, Answers, bootstrapped, compare, jackknifed
+judge = load_script("movie_reviews/measures.py")
 
 
-def answers(score: list[list[float]], token_ids: list[list[list[int]]], *, shift: float = 0.0) -> Answers:
+def answers(score: list[list[float]], token_ids: list[list[list[int]]], *, shift: float = 0.0) -> Any:
     length = np.array([[len(ids) for ids in film] for film in token_ids], dtype=float)
     zeros = np.zeros_like(length)
-    return Answers(
+    return judge.Answers(
         score=np.array(score),
         kl=zeros + 2.0 * shift,
         length=length,
@@ -28,8 +27,8 @@ PPO = answers([[4.0, 4.0], [4.0, 4.0]], [[[1, 2], [1, 2]], [[1, 2, 3, 4], [1, 2,
 
 
 def test_values_are_those_worked_out_by_hand() -> None:
-    found = {name: estimate.value for name, estimate in compare(SFT, PPO, seed=0).items()}
-    assert list(found) == list(TITLES)
+    found = {name: estimate.value for name, estimate in judge.compare(SFT, PPO, seed=0).items()}
+    assert list(found) == list(judge.TITLES)
     assert found == pytest.approx(
         {
             "sft_score": 2.0,
@@ -46,7 +45,7 @@ def test_values_are_those_worked_out_by_hand() -> None:
 
 
 def test_films_that_are_alike_leave_no_uncertainty_and_the_call_repeats_itself() -> None:
-    first, again = compare(SFT, PPO, seed=0), compare(SFT, PPO, seed=0)
+    first, again = judge.compare(SFT, PPO, seed=0), judge.compare(SFT, PPO, seed=0)
     assert first == again
     assert (first["gain_in_sft_std"].low, first["gain_in_sft_std"].high) == pytest.approx((2.0, 2.0))
     assert first["length_ratio"].low < 1.0 < first["length_ratio"].high
@@ -56,13 +55,13 @@ def test_bootstrap_resamples_films_not_answers() -> None:
     """Two films at 0 and 1: a resample's mean is 0, 1/2 or 1 with chances 1/4, 1/2, 1/4."""
     values = np.array([0.0, 1.0])
     draws = np.random.default_rng(1).integers(0, 2, size=(2000, 2))
-    estimate = bootstrapped(lambda films: float(values[films].mean()), draws)
+    estimate = judge.bootstrapped(lambda films: float(values[films].mean()), draws)
     assert (estimate.value, estimate.low, estimate.high) == (0.5, 0.0, 1.0)
 
 
 def test_jackknife_of_a_mean_is_its_standard_error() -> None:
     """Of 1, 2, 3, 6: mean 3, sample variance 14/3, standard error sqrt(14/12)."""
     values = np.array([1.0, 2.0, 3.0, 6.0])
-    estimate = jackknifed(lambda films: float(values[films].mean()), 4)
+    estimate = judge.jackknifed(lambda films: float(values[films].mean()), 4)
     margin = 1.96 * (14 / 12) ** 0.5
     assert (estimate.value, estimate.low, estimate.high) == pytest.approx((3.0, 3.0 - margin, 3.0 + margin))
