@@ -71,7 +71,12 @@ def check_strategy(recipe: Recipe, stages: Sequence[Stage]) -> None:
     config = recipe.launch.accelerate_config
     if config is None or "ppo" not in stages:
         return
-    content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+    try:
+        content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(
+            f"launch.accelerate_config: {config}: not YAML: {error}", "Mend the file."
+        ) from error
     kind = str(content.get("distributed_type", "NO")) if isinstance(content, dict) else "NO"
     if kind in _SHARDED:
         raise RecipeError(

@@ -1,7 +1,6 @@
 """The PPO loop: collect, reward, advantage, update, log, save."""
 
 import time
-from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 import torch
@@ -78,15 +77,13 @@ class PPOTrainer:
         self.step = 0
         self.kl = _kl_controller(section)
 
-    def train(self, *, on_start: Callable[[], None] | None = None) -> bool:
+    def train(self) -> bool:
         """Run the remaining steps.
 
         Returns:
             True when all steps are done, False when a signal stopped it after saving.
         """
         section = self.section
-        if on_start is not None:
-            on_start()
         if self.step == 0:
             self.evaluate()
         while self.step < section.num_steps:

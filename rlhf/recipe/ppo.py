@@ -28,7 +28,7 @@ class SamplingSection(Section):
     temperature: float = Field(default=1.0, gt=0)
     """Softmax temperature; log-probabilities of policy and reference are taken at it too."""
     engine: Literal["auto", "hf"] = "auto"
-    """Rollout engine; `auto` picks the fastest that fits and says which."""
+    """Rollout engine: `hf` decodes with transformers and runs everywhere; `auto` takes it and says so in the log."""
 
 
 class ShapingSection(Section):
@@ -64,7 +64,7 @@ class PPOSection(Section):
     learning_rate: float = Field(gt=0)
     """Peak learning rate of AdamW for policy and critic."""
     warmup_fraction: float = Field(0.0, ge=0, le=1)
-    """Share of the optimizer updates in which the learning rate rises linearly."""
+    """Share of the steps in which the learning rate rises linearly; all updates of one step have the same rate."""
     lr_floor_fraction: float = Field(0.0, ge=0, le=1)
     """The learning rate falls linearly to this share of the peak."""
     adam_eps: float = Field(1e-5, gt=0)

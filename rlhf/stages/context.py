@@ -1,5 +1,6 @@
 """What every runner is given: recipe, inputs, folders, registry, and the models that its inputs name."""
 
+import hashlib
 import os
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -80,10 +81,11 @@ class StageContext:
         )
 
     def source(self, model: ModelInput) -> ModelSource:
-        """Where a pinned model's weights lie; every byte of an artefact is proved first."""
+        """Where a pinned model's weights lie; every byte of an artefact, and of a local base under it, is proved first."""
         section = self.recipe.model
         if model.reference is not None:
             artefact = self.registry.open_verified(model.reference)
+            check_base(artefact)
             return ModelSource(
                 str(artefact.path),
                 trust_remote_code=section.trust_remote_code,
@@ -147,6 +149,31 @@ class StageContext:
             environment={package: version(package) for package in PACKAGES},
             metrics=metrics,
         )
+
+
+def check_base(artefact: Artefact) -> None:
+    """Prove that the local folder under an adapter holds the weights that it was trained on; a hub commit proves itself.
+
+    Raises:
+        ModelError: the folder is gone, or holds other weights.
+    """
+    base = artefact.manifest.base
+    if base is None or base.revision is not None:
+        return
+    if weights_digest(Path(base.path)) != base.digest:
+        raise ModelError(
+            f"{artefact.reference} is an adapter on {base.path}, whose weights are not those it was trained on",
+            "Put the base model back in that folder; an adapter means nothing on another one.",
+        )
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 over a local model's weight files, in order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def check_probe(model: nn.Module, probe: Probe, reference: str) -> None:

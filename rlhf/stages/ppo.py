@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from rlhf.models.load import check_plain_logits, disable_dropout, load_causal_lm, load_reward_model
 from rlhf.models.tokenizer import stop_token_ids
 from rlhf.ppo.actor_critic import ActorCritic
+from rlhf.ppo.engines.base import GenerationEngine
 from rlhf.ppo.engines.hf import HFEngine
 from rlhf.ppo.prompts import Prompt, PromptStream
 from rlhf.ppo.rewards import ScoreShaping
@@ -48,7 +49,7 @@ def run(context: StageContext) -> bool:
     collector = Collector(
         section,
         accelerator=accelerator,
-        engine=HFEngine(),
+        engine=_engine(section),
         reference=parts.reference,
         reward_model=parts.reward_model,
         stop_ids=parts.stop_ids,
@@ -123,6 +124,13 @@ def _models(
     stop_ids = stop_token_ids(tokenizer, getattr(policy.generation_config, "eos_token_id", None))
     model, prepared = accelerator.prepare(actor_critic, optimizer)
     return _Parts(model, prepared, reference, reward_model, reward_artefact, stop_ids)
+
+
+def _engine(section: PPOSection) -> GenerationEngine:
+    """The recipe's rollout engine; `auto` says which it takes."""
+    if section.sampling.engine == "auto":
+        print("rollout engine: hf", flush=True)
+    return HFEngine()
 
 
 def _prompts(

@@ -1,6 +1,5 @@
 """From a trained model to an artefact in the registry; rank 0 alone, after every rank has helped to gather weights."""
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from rlhf.models.load import ModelSource
 from rlhf.registry import Artefact, Base, ManifestDraft
 from rlhf.registry.manifest import Probe, RewardStats
-from rlhf.stages.context import StageContext
+from rlhf.stages.context import StageContext, weights_digest
 from rlhf.stages.hf_trainer import CheckpointingTrainer
 from rlhf.stages.inputs import DONE_FILE
 
@@ -81,12 +80,3 @@ def _base(folder: Path) -> Base | None:
     return Base(
         path=base.path, revision=base.revision, digest=base.revision or weights_digest(Path(base.path))
     )
-
-
-def weights_digest(folder: Path) -> str:
-    """SHA-256 over a local model's weight files, in order of their names."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from rlhf.models.load import scratch_causal_lm
 from rlhf.models.tokenizer import train_tokenizer
 from rlhf.recipe.model import ScratchModel
-from rlhf.stages.publish import weights_digest
+from rlhf.stages.context import weights_digest
 
 
 @pytest.fixture(scope="module")
