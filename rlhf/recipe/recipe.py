@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rlhf.recipe.base import NAME_PATTERN, Section, Seed
 from rlhf.recipe.combinations import find_combinations
@@ -25,7 +25,13 @@ class LaunchSection(Section):
     mixed_precision: Literal["auto", "no", "bf16"] = "auto"
     """`auto`: bfloat16 autocast over float32 weights on a GPU that has it, float32 on a CPU."""
     accelerate_config: str | None = None
-    """An Accelerate configuration file (see recipes/accelerate/), for DeepSpeed, FSDP or several machines."""
+    """An Accelerate configuration file (see recipes/accelerate/), for DeepSpeed or FSDP."""
+
+    @field_validator("mixed_precision", mode="before")
+    @classmethod
+    def _no_is_a_word(cls, value: object) -> object:
+        """YAML 1.1 reads a bare `no` as false."""
+        return "no" if value is False else value
 
 
 class Recipe(Section):

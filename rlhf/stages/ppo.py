@@ -162,3 +162,5 @@ def _save(
     policy.config.pad_token_id = tokenizer.pad_token_id
     policy.save_pretrained(str(folder))
     critic.save_pretrained(str(folder / "critic"))
+    for card in folder.rglob("README.md"):  # PEFT's empty model cards
+        card.unlink()

@@ -269,3 +269,8 @@ def test_every_field_of_every_section_has_a_docstring() -> None:
 def test_the_sections_of_the_tiny_recipe_are_not_changed_by_loading(tiny_recipe: TinyRecipe) -> None:
     load_recipe(tiny_recipe.path, ["ppo.seed=1"])
     assert yaml.safe_load(tiny_recipe.path.read_text()) == SECTIONS
+
+
+@pytest.mark.parametrize("text", ["no", "false", '"no"'])
+def test_a_bare_no_means_no_mixed_precision(tiny_recipe, text):
+    assert load_recipe(tiny_recipe.path, [f"launch.mixed_precision={text}"]).launch.mixed_precision == "no"
