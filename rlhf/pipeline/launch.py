@@ -103,7 +103,7 @@ def _wait(
             os.killpg(process.pid, signal.SIGKILL if passed_on else signal.SIGTERM)
             passed_on.append(signum)
 
-        for signum in (signal.SIGTERM, signal.SIGINT):
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             stack.callback(signal.signal, signum, signal.signal(signum, pass_on))
         while process.poll() is None:
             on_poll()

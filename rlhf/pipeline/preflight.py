@@ -1,5 +1,6 @@
 """What would make a run fail hours later, looked for before anything starts: data, positions, disk, workspace."""
 
+import importlib.util
 import json
 import os
 from collections.abc import Sequence
@@ -59,6 +60,16 @@ def check_sources(recipe: Recipe, stages: Sequence[Stage]) -> None:
         raise UsageError(
             "files that the recipe names:\n" + "\n".join(faults),
             f"Paths are relative to where the command is called: {Path.cwd()}.",
+        )
+
+
+def check_trackers(recipe: Recipe) -> None:
+    """Raise UsageError where a tracker's package is not installed: Accelerate would leave it out without a word."""
+    missing = [name for name in recipe.trackers if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"trackers: not installed: {', '.join(missing)}",
+            f"pip install {' '.join(missing)}, or leave them out.",
         )
 
 
@@ -126,7 +137,7 @@ def check_model(recipe: Recipe, folder: Path | None, stages: Sequence[Stage]) ->
             "Shorten them, or take another model.",
         )
     if num_parameters:
-        needed = max((_checkpoint_bytes(recipe, stage, num_parameters) for stage in stages), default=0)
+        needed = sum(_checkpoint_bytes(recipe, stage, num_parameters) for stage in stages)
         require_disk(
             run_folder(recipe), needed, "the checkpoints that this run keeps and one that is being written"
         )

@@ -1,4 +1,4 @@
-"""A bar a stage with the numbers that people watch, read from its metrics.jsonl; lines instead where there is no terminal."""
+"""A bar a stage with the numbers that people watch, read from its metrics.jsonl; nothing where there is no terminal."""
 
 from pathlib import Path
 from types import TracebackType

@@ -16,14 +16,21 @@ from rlhf.pipeline.launch import run_stage
 from rlhf.pipeline.lock import hold
 from rlhf.pipeline.pins import Pins
 from rlhf.pipeline.plan import Planner, StagePlan, require_made
-from rlhf.pipeline.preflight import check_data, check_model, check_sources, check_strategy, check_workspace
+from rlhf.pipeline.preflight import (
+    check_data,
+    check_model,
+    check_sources,
+    check_strategy,
+    check_trackers,
+    check_workspace,
+)
 from rlhf.pipeline.progress import StageProgress
 from rlhf.pipeline.start import start_folder
 from rlhf.pipeline.stopped import stop_on_sigterm
 from rlhf.pipeline.summary import print_summary
 from rlhf.recipe import Recipe, Stage
 from rlhf.registry import Artefact, Registry
-from rlhf.stages.inputs import METRICS_FILE, RECIPE_FILE, registry_folder, run_folder
+from rlhf.stages.inputs import LOG_FILE, METRICS_FILE, RECIPE_FILE, registry_folder, run_folder
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,7 @@ class _Pipeline:
         needed = self.planner.needed(chosen)
         check_sources(self.recipe, needed)
         check_strategy(self.recipe, chosen)
+        check_trackers(self.recipe)
         for stage in needed:
             plan = self._plan(stage, chosen, made)
             if stage not in chosen:
@@ -130,6 +138,7 @@ class _Pipeline:
         needed = self.planner.needed(chosen)
         check_sources(self.recipe, needed)
         check_strategy(self.recipe, chosen)
+        check_trackers(self.recipe)
         for stage in needed:
             plan = self._plan(stage, chosen, made)
             made[stage] = plan.artefact if stage in chosen else require_made(stage, plan)
@@ -161,6 +170,8 @@ class _Pipeline:
         assert plan.inputs is not None
         stage, folder = plan.stage, self.folder / plan.stage
         make_room(folder, plan.inputs, fresh=self.options.fresh)
+        if not self.console.is_terminal:
+            self.console.print(Text(f"{stage:<7} log: {folder / LOG_FILE}"), soft_wrap=True)
         with StageProgress(self.console, stage, folder / METRICS_FILE) as progress:
             run_stage(
                 self.recipe, self.folder, stage, on_poll=progress.poll, resume_with=self.options.command()

@@ -153,8 +153,9 @@ class Updater:
         if not finite:
             raise TrainingError(
                 f"step {step + 1}: loss {stats['loss']}, gradient norm {grad_norm}: not finite, the weights were not touched",
-                "Resume from the last checkpoint with a lower ppo.learning_rate; in float16 use bfloat16.",
+                "Lower ppo.learning_rate and run again: PPO then starts anew from the same SFT and reward models.",
             )
+        self._hold_frozen_groups()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return grad_norm
@@ -168,6 +169,13 @@ class Updater:
         for group in self.optimizer.param_groups:
             frozen = group["role"] == "policy" and step < section.critic_warmup_steps
             group["lr"] = 0.0 if frozen else section.learning_rate * rising * falling
+
+    def _hold_frozen_groups(self) -> None:
+        """Give AdamW no gradient where the rate is 0: zeros would run its step count while its moments stay empty."""
+        for group in self.optimizer.param_groups:
+            if group["lr"] == 0.0:
+                for parameter in group["params"]:
+                    parameter.grad = None
 
     def _check_ratio(self, abs_log_ratio: float, step: int) -> None:
         limit = self.section.max_ratio_deviation or MAX_RATIO_DEVIATION.get(

@@ -96,10 +96,6 @@ def _training(tree: Tree, stage: str) -> Iterator[Fault]:
             (stage, "global_batch_size"),
             f"{size} is not a multiple of per_device_batch_size x launch.num_processes = {each * processes}",
         )
-    save, evaluate = _int(tree, stage, "save_every_steps"), _int(tree, stage, "eval_every_steps")
-    if _at(tree, stage, "select_best") is True and save and evaluate and save % evaluate:
-        message = f"select_best needs an evaluation at every checkpoint: save_every_steps={save} is not a "
-        yield (stage, "save_every_steps"), message + f"multiple of eval_every_steps={evaluate}"
 
 
 def _ppo(tree: Tree) -> Iterator[Fault]:

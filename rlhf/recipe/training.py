@@ -24,7 +24,7 @@ class TrainingSection(Section):
     """Longest prompt plus completion, in tokens."""
     over_length: Literal["error", "drop", "truncate"] = "error"
     """What to do with longer rows: stop and list them, leave them out (counted), or cut the completion's end (counted)."""
-    warmup_fraction: float = Field(0.03, ge=0, le=1)
+    warmup_fraction: float = Field(0.03, ge=0, lt=1)
     """Share of the steps in which the learning rate rises linearly."""
     lr_floor_fraction: float = Field(0.1, ge=0, le=1)
     """The cosine ends at this share of the peak learning rate."""

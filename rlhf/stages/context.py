@@ -95,9 +95,10 @@ class StageContext:
         return ModelSource(model.path, model.revision, section.trust_remote_code, section.attn_implementation)
 
     def tokenizer(self, model: ModelInput) -> PreTrainedTokenizerBase:
-        """The model's tokenizer, prepared for all stages; the recipe's chat template replaces an outside model's."""
+        """The model's tokenizer, prepared for all stages; the recipe's chat template replaces the starting model's."""
         source = self.source(model)
-        template = None if model.reference is not None else self.recipe.model.chat_template
+        is_start = model.reference is None and model == self.inputs.policy
+        template = self.recipe.model.chat_template if is_start else None
         return load_tokenizer(
             source.path,
             revision=source.revision,

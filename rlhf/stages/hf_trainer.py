@@ -12,6 +12,7 @@ from transformers.training_args import TrainingArguments
 from rlhf.checkpoint import Checkpoints
 from rlhf.metrics import MetricsLog
 from rlhf.recipe.training import TrainingSection
+from rlhf.stages.agreement import any_rank
 from rlhf.stages.context import StageContext
 from rlhf.stages.signals import stop_requested
 
@@ -72,6 +73,7 @@ class CheckpointingTrainer(Trainer):
     best_metric: str
     greater_is_better: bool
     latest_eval: dict[str, float] | None = None
+    stopped = False
     _writing: Path | None = None
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
@@ -186,7 +188,9 @@ class StageCallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> Any:
         """Save and stop when a signal came."""
-        if stop_requested():
+        # All ranks decide together: one that stopped alone would wait in the save for the others, who train on.
+        if any_rank(self.trainer.accelerator, stop_requested()):
+            self.trainer.stopped = True
             control.should_save = True
             control.should_training_stop = True
         return control
@@ -218,7 +222,7 @@ def train(trainer: CheckpointingTrainer, section: TrainingSection) -> bool:
     """
     newest = trainer.checkpoints.newest()
     trainer.train(resume_from_checkpoint=str(newest.path) if newest else None)
-    if stop_requested() and trainer.state.global_step < trainer.state.max_steps:
+    if trainer.stopped and trainer.state.global_step < trainer.state.max_steps:
         return False
     if section.select_best and trainer.args.metric_for_best_model is not None:
         trainer.load_best()

@@ -16,7 +16,13 @@ DONE_FILE = "published.json"
 STOPPED_FILE = "stopped"
 STOPPED_EXIT_CODE = 75
 
-NOT_INPUTS = {"keep_checkpoints", "publish_as"}
+NOT_INPUTS = {
+    "keep_checkpoints",
+    "publish_as",
+    "gradient_checkpointing",
+    "max_ratio_deviation",
+    "per_device_rollout_batch_size",
+}
 """Fields of a stage that do not change what it makes."""
 
 
@@ -78,8 +84,7 @@ def stage_inputs(
             "model": recipe.model.model_dump(mode="json", exclude={"path", "revision"})
             | {"chat_template": _content(recipe.model.chat_template)},
             "data": {"chat": recipe.data.chat, SPLITS_OF[stage]: mapping},
-            "launch": recipe.launch.model_dump(mode="json")
-            | {"accelerate_config": _content(recipe.launch.accelerate_config)},
+            "launch": {"mixed_precision": recipe.launch.mixed_precision},
         }
     )
     decides = {

@@ -1,7 +1,5 @@
 """What becomes of a PPO step: metrics, rollout records in Parquet, checkpoints; and resuming from the newest one."""
 
-from typing import Any
-
 from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -11,6 +9,7 @@ from rlhf.metrics import MetricsLog
 from rlhf.ppo.episodes import Rollout
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.recipe.ppo import PPOSection
+from rlhf.stages.agreement import any_rank
 from rlhf.stages.context import StageContext
 from rlhf.stages.inputs import METRICS_FILE, flatten
 from rlhf.stages.rollout_records import write_rollout
@@ -88,7 +87,7 @@ class PPOSink:
     def save_if_due(self, step: int) -> bool:
         """Save every so many steps, at the end, and when any rank was asked to stop."""
         accelerator = self.accelerator
-        stop = _any_rank(accelerator, stop_requested())
+        stop = any_rank(accelerator, stop_requested())
         if not (stop or step % self.section.save_every_steps == 0 or step == self.section.num_steps):
             return stop
         writing = self.checkpoints.folder / f".writing-step-{step}"
@@ -103,12 +102,3 @@ class PPOSink:
             self.checkpoints.prune(self.section.keep_checkpoints)
         accelerator.wait_for_everyone()
         return stop
-
-
-def _any_rank(accelerator: Accelerator, flag: bool) -> bool:
-    import torch
-
-    if accelerator.num_processes == 1:
-        return flag
-    total: Any = accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), reduction="sum")
-    return bool(total > 0)

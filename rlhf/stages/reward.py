@@ -135,28 +135,33 @@ def _reference_stats(
 ) -> RewardStats | None:
     """Mean and standard deviation of the scores of the SFT model's own samples, at temperature 1.
 
-    Prompts are those of the pairs, in turn; a response may be as long as their longest completion.
+    Prompts are those of the pairs, in turn; a response may be as long as their longest completion, as far as
+    `max_length` has room for it.
     """
-    prompts = [list(ids) for ids in dict.fromkeys(tuple(row.prompt_ids) for row in rows if row.prompt_ids)]
+    limit = section.max_length
+    unique = dict.fromkeys(tuple(row.prompt_ids) for row in rows if row.prompt_ids)
+    prompts = [list(ids) for ids in unique if len(ids) < limit]
     if not prompts or section.num_reference_samples < 2:
         return None
     given = context.inputs.policy
     assert given is not None
     device = next(model.parameters()).device
     policy = load_causal_lm(context.source(given), trainable=False).to(device).eval()
-    longest = max(max(len(row.chosen_ids), len(row.rejected_ids)) - len(row.prompt_ids or ()) for row in rows)
+    lengths = [max(len(row.chosen_ids), len(row.rejected_ids)) - len(row.prompt_ids or ()) for row in rows]
+    longest = max(1, *lengths)
     stop_ids = stop_token_ids(tokenizer, getattr(policy.generation_config, "eos_token_id", None))
     jobs = [(index % len(prompts), index // len(prompts)) for index in range(section.num_reference_samples)]
     sequences: list[list[int]] = []
     for start in range(0, len(jobs), SCORING_BATCH):
         part = jobs[start : start + SCORING_BATCH]
         prompt_ids, prompt_mask = pad_left([prompts[prompt] for prompt, _ in part], device)
+        num_tokens = min(longest, limit - prompt_ids.shape[1])
         noise = sampling_noise(
             context.recipe.stage_seed("reward"),
             0,
             [prompt for prompt, _ in part],
             [sample for _, sample in part],
-            longest,
+            num_tokens,
             stream=EVALUATION_STREAM,
         )
         generation = HFEngine().generate(

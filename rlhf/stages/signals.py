@@ -25,6 +25,7 @@ def listen_for_stop() -> None:
 
     signal.signal(signal.SIGTERM, request)
     signal.signal(signal.SIGINT, request)
+    signal.signal(signal.SIGHUP, request)
 
 
 def die_with_parent() -> None:

@@ -93,7 +93,6 @@ def test_every_kind_of_fault_is_told_at_once_with_its_line(tmp_path: Path) -> No
         ("sft.per_device_batch_size=3", "sft.global_batch_size", "not a multiple of per_device_batch_size=3"),
         ("launch.num_processes=3", "sft.global_batch_size", "launch.num_processes = 24"),
         ("launch.num_processes=3", "ppo.global_batch_size", "a minibatch of 4 responses"),
-        ("sft.save_every_steps=3", "sft.save_every_steps", "needs an evaluation at every checkpoint"),
         ("ppo.num_minibatches=3", "ppo.global_batch_size", "not a multiple of num_minibatches=3"),
         ("ppo.shaping={missing_eos_penalty: 2.0}", "ppo.shaping.missing_eos_penalty", "missing_eos is none"),
         ("sft.publish_as=tiny-ppo", "ppo.publish_as", "is the sft stage's name already"),
@@ -124,7 +123,6 @@ def test_combinations_are_told_although_a_value_beside_them_is_broken(tiny_recip
         tiny_recipe,
         "sft.learning_rate=fast",
         "sft.max_length=65",
-        "sft.save_every_steps=3",
         "data.sft=null",
         "data.prompts.train.formt=x",
     )
@@ -132,7 +130,6 @@ def test_combinations_are_told_although_a_value_beside_them_is_broken(tiny_recip
     assert told == {
         "sft.learning_rate",
         "sft.max_length",
-        "sft.save_every_steps",
         "data",
         "data.prompts.train.formt",
     }
