@@ -53,4 +53,5 @@ def _print_samples(console: Console, samples: list[dict[str, Any]]) -> None:
     for sample in samples:
         console.print(Text(f"\n{sample['prompt']}", style="bold"))
         for name in ("sft", "ppo"):
-            console.print(Text(f"  {name} {sample[f'{name}_score']:+.2f}  {sample[name]}"))
+            line = f"  {name} {sample[f'{name}_score']:+.2f}  {sample[name]}"
+            console.print(Text(line), soft_wrap=True)
