@@ -112,11 +112,7 @@ class _Pipeline:
 
     def run(self, chosen: Sequence[Stage]) -> dict[Stage, Artefact]:
         made: dict[Stage, Artefact] = {}
-        needed = self.planner.needed(chosen)
-        check_sources(self.recipe, needed)
-        check_strategy(self.recipe, chosen)
-        check_trackers(self.recipe)
-        for stage in needed:
+        for stage in self._needed(chosen):
             plan = self._plan(stage, chosen, made)
             if stage not in chosen:
                 made[stage] = require_made(stage, plan)
@@ -135,16 +131,20 @@ class _Pipeline:
     def describe(self, chosen: Sequence[Stage]) -> dict[Stage, Artefact]:
         """Say each stage's fate; writes nothing, not even pins."""
         made: dict[Stage, Artefact | None] = {}
-        needed = self.planner.needed(chosen)
-        check_sources(self.recipe, needed)
-        check_strategy(self.recipe, chosen)
-        check_trackers(self.recipe)
-        for stage in needed:
+        for stage in self._needed(chosen):
             plan = self._plan(stage, chosen, made)
             made[stage] = plan.artefact if stage in chosen else require_made(stage, plan)
             if stage in chosen:
                 self._say(plan, "would be ")
         return {stage: artefact for stage, artefact in made.items() if artefact is not None}
+
+    def _needed(self, chosen: Sequence[Stage]) -> list[Stage]:
+        """The chosen stages and those that they start from, once the recipe fits this machine."""
+        needed = self.planner.needed(chosen)
+        check_sources(self.recipe, needed)
+        check_strategy(self.recipe, chosen)
+        check_trackers(self.recipe)
+        return needed
 
     def _plan(
         self, stage: Stage, chosen: Sequence[Stage], made: Mapping[Stage, Artefact | None]

@@ -4,7 +4,7 @@ They are small (a few numbers a token), and with all of them on every rank the m
 advantages, whitening, statistics) is the same everywhere, whatever the layout.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -127,8 +127,3 @@ def collate(episodes: list[Episode]) -> Rollout:
         ended=torch.tensor([episode.ended for episode in episodes]),
         episodes=episodes,
     )
-
-
-def with_score(episode: Episode, score: float) -> Episode:
-    """The episode with its reward model's score filled in."""
-    return replace(episode, score=score)

@@ -1,5 +1,6 @@
 """What `rlhf run` reuses, resumes and rebuilds, and why it says so; on fake stages."""
 
+import importlib.machinery
 import json
 import os
 from collections.abc import Callable
@@ -38,7 +39,6 @@ def test_a_second_run_reuses_everything_and_says_so(run: Run, stages: FakeStages
         ("sft.learning_rate=0.02", ["sft", "reward", "ppo"], "sft.learning_rate 0.01 -> 0.02"),
         ("data.prompts.eval=prompts.train.jsonl", ["ppo"], "data prompts.eval"),
         ("sft.keep_checkpoints=5", [], "Nothing to do"),
-        ("trackers=[tensorboard]", [], "Nothing to do"),
     ],
 )
 def test_a_change_rebuilds_what_it_touches_and_what_depends_on_it(
@@ -50,6 +50,18 @@ def test_a_change_rebuilds_what_it_touches_and_what_depends_on_it(
     assert reason in text
     if "sft" in ran:
         assert "reward  built: changed since it last ran: policy tiny-sft@1 -> tiny-sft@2" in text
+
+
+def test_another_tracker_rebuilds_nothing_and_one_that_is_not_installed_is_named(
+    run: Run, stages: FakeStages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run()
+    found = {"tensorboard": importlib.machinery.ModuleSpec("tensorboard", None)}
+    monkeypatch.setattr("rlhf.pipeline.preflight.importlib.util.find_spec", found.get)
+    assert "Nothing to do" in run("trackers=[tensorboard]")
+    assert stages.ran == []
+    with pytest.raises(UsageError, match="not installed: wandb"):
+        run("trackers=[tensorboard, wandb]")
 
 
 def test_changed_rows_rebuild_and_moved_files_do_not(
