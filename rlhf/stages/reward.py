@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from trl.trainer.reward_config import RewardConfig
 from trl.trainer.reward_trainer import DataCollatorForPreference, RewardTrainer
 
+from rlhf.models.embeddings import fit_embeddings
 from rlhf.models.forward import pad_left, score_token_lists
 from rlhf.models.load import load_causal_lm, new_reward_model
 from rlhf.models.tokenizer import pad_id, stop_token_ids
@@ -45,6 +46,7 @@ def run(context: StageContext) -> bool:
         pad_token_id=pad_id(tokenizer),
         seed=context.recipe.stage_seed("reward"),
     )
+    fit_embeddings(model, tokenizer, seed=context.recipe.stage_seed("reward"))
     trainer = WeightedRewardTrainer(
         model=model,  # pyright: ignore[reportArgumentType]  # a PEFT model is a PreTrainedModel to TRL
         args=RewardConfig(

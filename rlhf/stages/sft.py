@@ -13,7 +13,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 
 from rlhf.data import load
-from rlhf.errors import ModelError
+from rlhf.models.embeddings import fit_embeddings
 from rlhf.models.load import disable_dropout, load_causal_lm, scratch_causal_lm
 from rlhf.models.tokenizer import eos_id, pad_id, train_tokenizer
 from rlhf.recipe.training import SFTSection
@@ -101,25 +101,10 @@ def _start(context: StageContext, section: SFTSection) -> tuple[PreTrainedTokeni
         return tokenizer, model
     tokenizer = context.tokenizer(given)
     model = load_causal_lm(context.source(given), lora=recipe.model.lora, seed=seed)
-    _fit_embeddings(model, tokenizer, has_lora=recipe.model.lora is not None)
+    fit_embeddings(model, tokenizer, seed=seed)
     if not section.dropout:
         disable_dropout(model)
     return tokenizer, model
-
-
-def _fit_embeddings(model: Any, tokenizer: PreTrainedTokenizerBase, *, has_lora: bool) -> None:
-    """Make room for a pad token that had to be added; the configurations name the tokenizer's own tokens."""
-    rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
-        if has_lora:
-            raise ModelError(
-                f"the tokenizer has {len(tokenizer)} tokens, the model only {rows} embeddings: a pad token had to be added, "
-                "and LoRA does not train new embeddings",
-                "Name an unused token of the vocabulary as pad_token in the model's tokenizer_config.json.",
-            )
-        model.resize_token_embeddings(len(tokenizer))
-    for config in (model.config, model.generation_config):
-        config.pad_token_id = tokenizer.pad_token_id
 
 
 def _texts(context: StageContext) -> list[str]:
