@@ -20,9 +20,11 @@ from pydantic import BaseModel
 from rlhf.cli import app
 from rlhf.recipe import Recipe
 from rlhf.recipe.data import DataSection, DataSource, Splits
+from rlhf.recipe.evaluation import EvaluationSection, WatchSection
 from rlhf.recipe.model import LoRA, ModelSection, ScratchModel
-from rlhf.recipe.ppo import KLSection, PPOSection, SamplingSection, ShapingSection
+from rlhf.recipe.ppo import KLSection, PPOSection, SamplingSection
 from rlhf.recipe.recipe import LaunchSection
+from rlhf.recipe.rewards import RewardSource, ShapingSection
 from rlhf.recipe.training import RewardSection, SFTSection, TrainingSection
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -41,7 +43,10 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "ppo": PPOSection,
     "ppo.kl": KLSection,
     "ppo.sampling": SamplingSection,
+    "ppo.rewards, a list; and ppo.evaluation.gold": RewardSource,
     "ppo.shaping": ShapingSection,
+    "ppo.evaluation": EvaluationSection,
+    "ppo.watch": WatchSection,
     "launch": LaunchSection,
 }
 """Heading -> the model whose fields it lists."""

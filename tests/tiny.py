@@ -61,7 +61,7 @@ SECTIONS: dict[str, Any] = {
         "sampling": {"max_new_tokens": 12},
         "shaping": {"normalize": "reference", "missing_eos": "subtract"},
         "eval_every_steps": 2,
-        "eval_samples_per_prompt": 1,
+        "evaluation": {"samples_per_prompt": 1},
         "save_every_steps": 1,
     },
 }

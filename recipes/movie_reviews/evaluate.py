@@ -29,7 +29,10 @@ from rlhf.models.forward import pad_left, score_token_lists
 from rlhf.models.load import ModelSource, load_causal_lm, load_reward_model
 from rlhf.models.tokenizer import load_tokenizer, stop_token_ids
 from rlhf.ppo.actor_critic import response_logprobs
+from rlhf.ppo.engines.base import Generation
 from rlhf.ppo.engines.hf import HFEngine
+from rlhf.ppo.engines.stop_texts import StopTexts
+from rlhf.ppo.episodes import pad_supports
 from rlhf.ppo.noise import sampling_noise
 from rlhf.ppo.prompts import Prompt
 from rlhf.recipe import Recipe, load_recipe
@@ -132,6 +135,8 @@ class Panel:
         self.reward_model = load_reward_model(ModelSource(str(reward.path))).to(self.device).eval()
         if reward.manifest.probe is not None:
             check_probe(self.reward_model, reward.manifest.probe, reward.reference)
+        stop = section.sampling.stop
+        self.engine = HFEngine(StopTexts(self.tokenizer, stop) if stop else None)
         self.vader = SentimentIntensityAnalyzer()
 
     def answers(self, policy: nn.Module) -> Answers:
@@ -140,10 +145,14 @@ class Panel:
         stop_ids = stop_token_ids(self.tokenizer, getattr(policy.generation_config, "eos_token_id", None))
         kl: list[float] = []
         responses: list[list[int]] = []
+        unfinished: list[bool] = []
         for start in range(0, len(jobs), self.batch_size):
             part_kl, part = self._sample(policy, jobs[start : start + self.batch_size], stop_ids)
             kl += part_kl
-            responses += part
+            responses += [
+                ids[kept].tolist() for ids, kept in zip(part.response_ids, part.response_mask, strict=True)
+            ]
+            unfinished += [reason == "length" for reason in part.finish_reasons]
         scores = score_token_lists(
             self.reward_model,
             [prompt.token_ids + ids for (prompt, _), ids in zip(jobs, responses, strict=True)],
@@ -154,7 +163,7 @@ class Panel:
             score=self._table(scores),
             kl=self._table(kl),
             length=self._table([len(ids) for ids in responses]),
-            unfinished=self._table([ids[-1] not in stop_ids for ids in responses]),
+            unfinished=self._table(unfinished),
             compound=self._table([self.vader.polarity_scores(str(text))["compound"] for text in texts]),
             token_ids=[
                 responses[start : start + self.samples] for start in range(0, len(responses), self.samples)
@@ -164,37 +173,41 @@ class Panel:
     @torch.no_grad()
     def _sample(
         self, policy: nn.Module, jobs: Sequence[tuple[Prompt, int]], stop_ids: tuple[int, ...]
-    ) -> tuple[list[float], list[list[int]]]:
-        """KL of each response from the SFT model, and its tokens."""
-        temperature = self.section.sampling.temperature
+    ) -> tuple[list[float], Generation]:
+        """KL of each response from the SFT model, and the responses."""
+        sampling = self.section.sampling
         prompt_ids, prompt_mask = pad_left([prompt.token_ids for prompt, _ in jobs], self.device)
         noise = sampling_noise(
             self.seed,
             0,
             [prompt.prompt_id for prompt, _ in jobs],
             [sample for _, sample in jobs],
-            self.section.sampling.max_new_tokens,
+            sampling.max_new_tokens,
             stream=JUDGE_STREAM,
         )
-        generation = HFEngine().generate(
+        generation = self.engine.generate(
             policy,
             prompt_ids,
             prompt_mask,
             torch.from_numpy(noise).to(self.device),
-            temperature=temperature,
+            temperature=sampling.temperature,
             stop_ids=stop_ids,
+            top_p=sampling.top_p,
+            min_p=sampling.min_p,
         )
         mask = generation.response_mask
         input_ids = torch.cat([prompt_ids, generation.response_ids], dim=1)
         attention_mask = torch.cat([prompt_mask, mask], dim=1)
+        support = None
+        if generation.support is not None:
+            support = pad_supports(list(generation.support), mask.shape[1]).to(self.device)
         ours, theirs = (
-            response_logprobs(model, input_ids, attention_mask, mask, temperature=temperature)[0]
+            response_logprobs(
+                model, input_ids, attention_mask, mask, support, temperature=sampling.temperature
+            )[0]
             for model in (policy, self.reference)
         )
-        kl = ((ours - theirs) * mask).sum(dim=1)
-        return kl.tolist(), [
-            ids[kept].tolist() for ids, kept in zip(generation.response_ids, mask, strict=True)
-        ]
+        return ((ours - theirs) * mask).sum(dim=1).tolist(), generation
 
     def _table(self, values: Sequence[float]) -> np.ndarray:
         return np.array(values, dtype=float).reshape(len(self.prompts), self.samples)

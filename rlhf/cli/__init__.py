@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from rlhf.cli.registry import registry_app
+from rlhf.cli.rollouts import rollouts
 from rlhf.errors import RLHFError, UsageError
 
 app = typer.Typer(
@@ -68,6 +69,10 @@ def run(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Build the chosen stages anew, whatever is there.")
     ] = False,
+    adopt_changes: Annotated[
+        bool,
+        typer.Option("--adopt-changes", help="Let unfinished work go on with the recipe's changed settings."),
+    ] = False,
     overrides: SetOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done and why; do nothing.")
@@ -79,6 +84,8 @@ def run(
 
     if stage is not None and start is not None:
         raise UsageError("--stage and --from exclude each other", "Give one of them.")
+    if fresh and adopt_changes:
+        raise UsageError("--fresh and --adopt-changes exclude each other", "Start anew, or go on.")
     given = tuple(overrides or ())
     options = RunOptions(
         recipe_path=str(recipe),
@@ -86,6 +93,7 @@ def run(
         stage=stage.value if stage else None,
         start=start.value if start else None,
         fresh=fresh,
+        adopt_changes=adopt_changes,
         dry_run=dry_run,
     )
     run_recipe(load_recipe(recipe, given), options, console)
@@ -166,6 +174,9 @@ def env() -> None:
 
     for name, value in describe_environment().items():
         console.print(Text(f"{name:<14} {value}"), soft_wrap=True)
+
+
+app.command()(rollouts)
 
 
 def main() -> None:

@@ -1,5 +1,7 @@
 """Which inputs' work lies in a stage's folder: one at a time, and the others' wait beside it until they come back."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -10,6 +12,9 @@ from rlhf.stages.inputs import DONE_FILE, INPUTS_FILE, StageInputs
 
 FRESH_FILE = "fresh"
 """Marks work that `--fresh` began although an artefact was there: until it is published, it goes on, whatever is there."""
+
+ADOPTED_FILE = "adopted.json"
+"""The steps from which `--adopt-changes` let the work go on with other inputs, and which."""
 
 
 def read_inputs(stage_folder: Path) -> StageInputs | None:
@@ -31,6 +36,22 @@ def find_work(run_folder: Path, stage: Stage, digest: str) -> Path | None:
         if before is not None and before.digest == digest:
             return candidate
     return None
+
+
+def adopt(folder: Path, inputs: StageInputs, step: int, changes: Sequence[str]) -> None:
+    """Let a stage's unfinished work go on with other inputs, and keep a note of it beside them.
+
+    Args:
+        folder: `<run>/<stage>`.
+        inputs: what it goes on with.
+        step: from where.
+        changes: what differs from before, in words.
+    """
+    path = folder / ADOPTED_FILE
+    notes = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    notes.append({"from_step": step, "changes": list(changes)})
+    write_atomic(path, json.dumps(notes, ensure_ascii=False, indent=1).encode())
+    write_atomic(folder / INPUTS_FILE, inputs.model_dump_json(indent=1).encode())
 
 
 def begun_afresh(work: Path | None) -> bool:

@@ -127,8 +127,7 @@ def needed_references(workspace: Path) -> list[str]:
     for path in sorted((workspace / "runs").glob(f"*/*/{INPUTS_FILE}")):
         inputs = read_inputs(path.parent)
         if inputs is not None and not (path.parent / DONE_FILE).is_file():
-            given = (inputs.policy, inputs.reward_model)
-            references |= {model.reference for model in given if model is not None and model.reference}
+            references |= {model.reference for model in inputs.models() if model.reference}
     root = workspace / "registry"
     return sorted(reference for reference in references if _exists(root, reference))
 

@@ -1,22 +1,23 @@
 """What each stage needs: nothing (its artefact is there), its rest (a checkpoint is there), or all of it; and why."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rlhf.checkpoint import Checkpoints
 from rlhf.data import check, render_text
 from rlhf.errors import DataError, UsageError
+from rlhf.pipeline.changed import Changed, differences, parent_was_rebuilt, summary
 from rlhf.pipeline.folders import begun_afresh, find_work, read_inputs
 from rlhf.pipeline.pins import Pins, outside_model
 from rlhf.pipeline.preflight import KIND_OF
 from rlhf.recipe import SPLITS_OF, DataSource, Recipe, Stage
+from rlhf.recipe.rewards import OWN_MODEL
 from rlhf.registry import Artefact, Registry
-from rlhf.stages.inputs import ModelInput, StageInputs, run_folder, stage_inputs
+from rlhf.stages.inputs import DONE_FILE, ModelInput, StageInputs, judges, run_folder, stage_inputs
 
-Action = Literal["reuse", "resume", "build"]
+Action = Literal["reuse", "resume", "build", "refuse"]
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,11 @@ class StagePlan:
 
     Attributes:
         stage: its name.
-        action: reuse the artefact, resume from a checkpoint, or build.
+        action: reuse the artefact, resume from a checkpoint, build, or refuse to touch unfinished work of other inputs.
         reason: in words.
         inputs: what decides its result; None where a parent is still to be built.
         artefact: the one to reuse.
+        changed: unfinished work of other inputs, to be adopted or refused.
     """
 
     stage: Stage
@@ -36,6 +38,7 @@ class StagePlan:
     reason: str
     inputs: StageInputs | None
     artefact: Artefact | None = None
+    changed: Changed | None = None
 
 
 class Planner:
@@ -56,13 +59,21 @@ class Planner:
                 needed |= set(self._parents(stage))
         return [stage for stage in self.recipe.stages() if stage in needed]
 
-    def plan(self, stage: Stage, made: Mapping[Stage, Artefact | None], *, fresh: bool = False) -> StagePlan:
+    def plan(
+        self,
+        stage: Stage,
+        made: Mapping[Stage, Artefact | None],
+        *,
+        fresh: bool = False,
+        adopt_changes: bool = False,
+    ) -> StagePlan:
         """Plan a stage.
 
         Args:
             stage: the stage.
             made: the artefacts of the stages before it; None for one that is still to be built.
             fresh: build it whatever is there.
+            adopt_changes: go on from unfinished work of other inputs, where that can be.
         """
         waiting = [parent for parent in self._parents(stage) if made.get(parent, False) is None]
         if waiting:
@@ -77,7 +88,7 @@ class Planner:
         if artefact is not None and not begun_afresh(work):
             reason = f"{artefact.reference} was made from the same inputs"
             return StagePlan(stage, "reuse", reason, inputs, artefact)
-        return self._unfinished(stage, inputs, work)
+        return self._unfinished(stage, inputs, work, adopt_changes)
 
     def inputs(self, stage: Stage, made: Mapping[Stage, Artefact | None]) -> StageInputs:
         """Everything that decides the stage's result."""
@@ -86,6 +97,7 @@ class Planner:
             stage,
             policy=self._policy(stage, made),
             reward_model=self._reward_model(stage, made),
+            reward_models=self._reward_models(stage, made),
             data=self._data(stage),
         )
 
@@ -95,7 +107,7 @@ class Planner:
         parents: list[Stage] = []
         if stage != "sft" and recipe.sft is not None:
             parents.append("sft")
-        if stage == "ppo" and recipe.ppo is not None and recipe.ppo.reward_model is None:
+        if stage == "ppo" and self._uses_own_reward_model():
             parents.append("reward")
         return parents
 
@@ -111,10 +123,28 @@ class Planner:
         if stage != "ppo":
             return None
         assert self.recipe.ppo is not None
-        given = self.recipe.ppo.reward_model
-        if given is None:
+        if self.recipe.ppo.rewards:
+            return None
+        return self._judge(self.recipe.ppo.reward_model or OWN_MODEL, made)
+
+    def _reward_models(self, stage: Stage, made: Mapping[Stage, Artefact | None]) -> dict[str, ModelInput]:
+        return {
+            source.name: self._judge(source.model, made)
+            for source in judges(self.recipe, stage)
+            if source.model is not None
+        }
+
+    def _judge(self, model: str, made: Mapping[Stage, Artefact | None]) -> ModelInput:
+        if model == OWN_MODEL:
             return _input_of(made["reward"])
-        return outside_model(self.recipe, self.pins, self.registry, given)
+        return outside_model(self.recipe, self.pins, self.registry, model)
+
+    def _uses_own_reward_model(self) -> bool:
+        ppo = self.recipe.ppo
+        if ppo is None:
+            return False
+        is_default = ppo.reward_model is None and not ppo.rewards
+        return is_default or any(source.model == OWN_MODEL for source in judges(self.recipe, "ppo"))
 
     def _data(self, stage: Stage) -> dict[str, str]:
         splits = self.recipe.splits(stage)
@@ -135,17 +165,42 @@ class Planner:
             self._digests[key] = digest
         return self._digests[key]
 
-    def _unfinished(self, stage: Stage, inputs: StageInputs, work: Path | None) -> StagePlan:
+    def _unfinished(
+        self, stage: Stage, inputs: StageInputs, work: Path | None, adopt_changes: bool
+    ) -> StagePlan:
         if work is None:
-            before = read_inputs(self.folder / stage)
-            if before is None:
-                return StagePlan(stage, "build", "nothing of it is there yet", inputs)
-            reason = f"changed since it last ran: {_difference(before, inputs)}"
-            return StagePlan(stage, "build", reason, inputs)
+            return self._other_work(stage, inputs, adopt_changes)
         newest = Checkpoints(work / "checkpoints").newest()
         if newest is None:
             return StagePlan(stage, "build", "it was interrupted before its first checkpoint", inputs)
         return StagePlan(stage, "resume", f"it was interrupted; goes on from step {newest.step}", inputs)
+
+    def _other_work(self, stage: Stage, inputs: StageInputs, adopt_changes: bool) -> StagePlan:
+        """Nothing of these inputs is there: what becomes of other inputs' work in the stage's folder."""
+        before = read_inputs(self.folder / stage)
+        if before is None:
+            return StagePlan(stage, "build", "nothing of it is there yet", inputs)
+        found = differences(before, inputs)
+        parents = [self.recipe.artefact_name(parent) for parent in self._parents(stage)]
+        step = None if parent_was_rebuilt(before, inputs, parents) else self._unpublished_step(stage, before)
+        if step is None:
+            return StagePlan(stage, "build", f"changed since it last ran: {summary(found)}", inputs)
+        changed = Changed(stage, step, tuple(found))
+        if adopt_changes and changed.adoptable:
+            reason = f"goes on from step {step} with changes: {summary(found)}"
+            return StagePlan(stage, "resume", reason, inputs, changed=changed)
+        reason = f"unfinished work of other inputs is there: {summary(found)}"
+        return StagePlan(stage, "refuse", reason, inputs, changed=changed)
+
+    def _unpublished_step(self, stage: Stage, before: StageInputs) -> int | None:
+        """The newest checkpoint's step of work in the stage's folder from which nothing was published."""
+        folder = self.folder / stage
+        name = self.recipe.artefact_name(stage)
+        is_published = self.registry.find(name, before.digest) is not None and not begun_afresh(folder)
+        if (folder / DONE_FILE).is_file() or is_published:
+            return None
+        newest = Checkpoints(folder / "checkpoints").newest()
+        return None if newest is None else newest.step
 
 
 def require_made(stage: Stage, plan: StagePlan) -> Artefact:
@@ -165,20 +220,3 @@ def require_made(stage: Stage, plan: StagePlan) -> Artefact:
 def _input_of(artefact: Artefact | None) -> ModelInput:
     assert artefact is not None
     return ModelInput(reference=artefact.reference, digest=artefact.digest)
-
-
-def _difference(before: StageInputs, after: StageInputs) -> str:
-    old, new = before.model_dump(), after.model_dump()
-    changed: list[str] = []
-    for name, value in sorted(new["settings"].items()):
-        if old["settings"].get(name) != value:
-            changed.append(f"{name} {json.dumps(old['settings'].get(name))} -> {json.dumps(value)}")
-    for name in ("policy", "reward_model"):
-        if old[name] != new[name]:
-            changed.append(f"{name} {_name(old[name])} -> {_name(new[name])}")
-    changed += [f"data {split}" for split, digest in new["data"].items() if old["data"].get(split) != digest]
-    return "; ".join(changed[:6]) or "its splits"
-
-
-def _name(model: dict[str, Any] | None) -> str:
-    return "none" if model is None else str(model["reference"] or model["path"])

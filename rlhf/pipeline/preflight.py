@@ -15,9 +15,10 @@ from rlhf.data.source import check_source
 from rlhf.durable import explain_write_errors
 from rlhf.errors import DataError, RecipeError, UsageError
 from rlhf.recipe import SPLITS_OF, Recipe, RecordKind, Stage
+from rlhf.recipe.functions import function_fault
 from rlhf.recipe.model import ScratchModel
 from rlhf.recipe.training import TrainingSection
-from rlhf.stages.inputs import run_folder
+from rlhf.stages.inputs import judges, run_folder
 
 KIND_OF: dict[Stage, RecordKind] = {"sft": "sft", "reward": "preference", "ppo": "prompt"}
 _SHARDED = ("DEEPSPEED", "FSDP", "MEGATRON_LM")
@@ -36,10 +37,10 @@ def check_workspace(recipe: Recipe) -> None:
 
 
 def check_sources(recipe: Recipe, stages: Sequence[Stage]) -> None:
-    """Look at every file that the recipe names, without reading it.
+    """Look at every file that the recipe names, without reading data or running code.
 
     Raises:
-        UsageError: all those that are missing or cannot be what they are named for.
+        UsageError: all those that are missing or cannot be what they are named for, reward functions included.
     """
     sources = [
         (stage, split, getattr(recipe.splits(stage), split))
@@ -56,6 +57,12 @@ def check_sources(recipe: Recipe, stages: Sequence[Stage]) -> None:
         ("launch.accelerate_config", recipe.launch.accelerate_config),
     )
     faults += [f"  {key}: {path} is not a file" for key, path in named if path and not Path(path).is_file()]
+    faults += [
+        f"  {source.name}: {fault}"
+        for stage in stages
+        for source in judges(recipe, stage)
+        if source.function is not None and (fault := function_fault(source.function)) is not None
+    ]
     if faults:
         raise UsageError(
             "files that the recipe names:\n" + "\n".join(faults),

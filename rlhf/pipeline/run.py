@@ -11,7 +11,7 @@ from rich.text import Text
 from rlhf.data import Report
 from rlhf.durable import write_atomic
 from rlhf.errors import StageError, UsageError
-from rlhf.pipeline.folders import make_room
+from rlhf.pipeline.folders import adopt, make_room
 from rlhf.pipeline.launch import run_stage
 from rlhf.pipeline.lock import hold
 from rlhf.pipeline.pins import Pins
@@ -43,6 +43,7 @@ class RunOptions:
         stage: run this stage alone.
         start: run this stage and those after it.
         fresh: build the chosen stages anew, whatever is there.
+        adopt_changes: let unfinished work go on with the recipe's changed settings.
         dry_run: say what would be done, and do nothing.
     """
 
@@ -51,6 +52,7 @@ class RunOptions:
     stage: Stage | None = None
     start: Stage | None = None
     fresh: bool = False
+    adopt_changes: bool = False
     dry_run: bool = False
 
     def chosen(self, recipe: Recipe) -> list[Stage]:
@@ -72,11 +74,18 @@ class RunOptions:
 
     def command(self) -> str:
         """The call that goes on where this one stopped."""
-        words = ["rlhf", "run", self.recipe_path]
-        words += [word for override in self.overrides for word in ("--set", override)]
+        words = self._words()
         words += ["--stage", self.stage] if self.stage else []
         words += ["--from", self.start] if self.start else []
         return shlex.join(words)
+
+    def command_for(self, stage: Stage, *options: str) -> str:
+        """The call that does something to one stage."""
+        return shlex.join([*self._words(), "--stage", stage, *options])
+
+    def _words(self) -> list[str]:
+        words = ["rlhf", "run", self.recipe_path]
+        return words + [word for override in self.overrides for word in ("--set", override)]
 
 
 def run_recipe(recipe: Recipe, options: RunOptions, console: Console) -> dict[Stage, Artefact]:
@@ -112,7 +121,9 @@ class _Pipeline:
 
     def run(self, chosen: Sequence[Stage]) -> dict[Stage, Artefact]:
         made: dict[Stage, Artefact] = {}
-        for stage in self._needed(chosen):
+        needed = self._needed(chosen)
+        self._survey(needed, chosen)
+        for stage in needed:
             plan = self._plan(stage, chosen, made)
             if stage not in chosen:
                 made[stage] = require_made(stage, plan)
@@ -130,13 +141,21 @@ class _Pipeline:
 
     def describe(self, chosen: Sequence[Stage]) -> dict[Stage, Artefact]:
         """Say each stage's fate; writes nothing, not even pins."""
+        plans = self._survey(self._needed(chosen), chosen)
+        for plan in plans:
+            if plan.stage in chosen:
+                self._say(plan, "would be ")
+        return {plan.stage: plan.artefact for plan in plans if plan.artefact is not None}
+
+    def _survey(self, needed: Sequence[Stage], chosen: Sequence[Stage]) -> list[StagePlan]:
+        """All plans as far as they are known now, so that what is refused is refused before hours of work."""
         made: dict[Stage, Artefact | None] = {}
-        for stage in self._needed(chosen):
+        plans: list[StagePlan] = []
+        for stage in needed:
             plan = self._plan(stage, chosen, made)
             made[stage] = plan.artefact if stage in chosen else require_made(stage, plan)
-            if stage in chosen:
-                self._say(plan, "would be ")
-        return {stage: artefact for stage, artefact in made.items() if artefact is not None}
+            plans.append(plan)
+        return plans
 
     def _needed(self, chosen: Sequence[Stage]) -> list[Stage]:
         """The chosen stages and those that they start from, once the recipe fits this machine."""
@@ -149,10 +168,24 @@ class _Pipeline:
     def _plan(
         self, stage: Stage, chosen: Sequence[Stage], made: Mapping[Stage, Artefact | None]
     ) -> StagePlan:
-        return self.planner.plan(stage, made, fresh=self.options.fresh and stage in chosen)
+        """Plan a stage.
+
+        Raises:
+            UsageError: it is to run, but unfinished work of other inputs is there.
+        """
+        options, is_chosen = self.options, stage in chosen
+        plan = self.planner.plan(
+            stage, made, fresh=options.fresh and is_chosen, adopt_changes=options.adopt_changes and is_chosen
+        )
+        if plan.action == "refuse" and plan.changed is not None and is_chosen:
+            raise plan.changed.refusal(
+                go_on=f"{options.command()} --adopt-changes",
+                start_anew=options.command_for(stage, "--fresh"),
+            )
+        return plan
 
     def _say(self, plan: StagePlan, would: str) -> None:
-        word = {"reuse": "reused", "resume": "resumed", "build": "built"}[plan.action]
+        word = {"reuse": "reused", "resume": "resumed", "build": "built", "refuse": "refused"}[plan.action]
         self.console.print(Text(f"{plan.stage:<7} {would}{word}: {plan.reason}"), soft_wrap=True)
 
     def _check_once(self, stages: Sequence[Stage]) -> None:
@@ -169,6 +202,9 @@ class _Pipeline:
     def _execute(self, plan: StagePlan) -> Artefact:
         assert plan.inputs is not None
         stage, folder = plan.stage, self.folder / plan.stage
+        if plan.changed is not None:
+            changes = [difference.text for difference in plan.changed.differences]
+            adopt(folder, plan.inputs, plan.changed.step, changes)
         make_room(folder, plan.inputs, fresh=self.options.fresh)
         if not self.console.is_terminal:
             self.console.print(Text(f"{stage:<7} log: {folder / LOG_FILE}"), soft_wrap=True)

@@ -23,7 +23,11 @@ class ActorCritic(nn.Module):
         self.temperature = temperature
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        response_mask: Tensor,
+        support: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities, entropies and values of the response tokens.
 
@@ -31,12 +35,18 @@ class ActorCritic(nn.Module):
             input_ids: [B, P + T] int64, prompts left-padded, responses right-padded.
             attention_mask: [B, P + T] bool, True on real tokens.
             response_mask: [B, T] bool, True on response tokens.
+            support: [B, T, K] int64, the tokens that each was sampled from, padded with -1; None: all.
 
         Returns:
             logprobs, entropy, values: [B, T] float32 each, 0 outside the mask.
         """
         logprobs, entropy = response_logprobs(
-            self.policy, input_ids, attention_mask, response_mask, temperature=self.temperature
+            self.policy,
+            input_ids,
+            attention_mask,
+            response_mask,
+            support,
+            temperature=self.temperature,
         )
         return logprobs, entropy, response_values(self.critic, input_ids, attention_mask, response_mask)
 
@@ -46,11 +56,15 @@ def response_logprobs(
     input_ids: Tensor,
     attention_mask: Tensor,
     response_mask: Tensor,
+    support: Tensor | None = None,
     *,
     temperature: float,
     chunk_tokens: int = 4096,
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and entropies [B, T] float32 of the response tokens at the sampling temperature."""
+    """Log-probabilities and entropies [B, T] float32 of the response tokens at the sampling temperature.
+
+    With a support [B, T, K] (see `ActorCritic.forward`) they are those of the distribution over it.
+    """
     num_response = response_mask.shape[1]
     hidden = hidden_states(model, input_ids, attention_mask)[:, -num_response - 1 : -1]
     return token_logprobs(
@@ -60,6 +74,7 @@ def response_logprobs(
         temperature=temperature,
         mask=response_mask,
         chunk_tokens=chunk_tokens,
+        support=support,
     )
 
 

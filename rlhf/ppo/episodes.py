@@ -5,12 +5,14 @@ advantages, whitening, statistics) is the same everywhere, whatever the layout.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
+
+FinishReason = Literal["eos", "length", "stop"]
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,12 @@ class Episode:
         prompt_ids, response_ids: token ids.
         logprobs, ref_logprobs, values: [T] float32 of the training forward pass, before any update.
         engine_logprobs: [T] float32, the engine's own.
-        score: the reward model's scalar.
-        ended: whether the response ended with a stop token.
+        score: the sources' scores, combined.
+        scores: each source's own score.
+        finish_reason: `eos` (a stop token), `stop` (a stop text) or `length` (cut).
+        bootstrap_value: the critic's value after the last token of a response that was cut, else 0.
+        support: [T] arrays of int32 token ids: what each token was sampled from, where top-p or min-p cut the vocabulary.
+        metadata: of the prompt's record.
     """
 
     index: int
@@ -38,7 +44,16 @@ class Episode:
     values: np.ndarray
     engine_logprobs: np.ndarray
     score: float
-    ended: bool
+    finish_reason: FinishReason
+    scores: dict[str, float] = field(default_factory=dict[str, float])
+    bootstrap_value: float = 0.0
+    support: list[np.ndarray] | None = None
+    metadata: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def ended(self) -> bool:
+        """Whether the response came to an end of its own."""
+        return self.finish_reason != "length"
 
 
 @dataclass(frozen=True)
@@ -53,6 +68,7 @@ class Rollout:
         logprobs, ref_logprobs, values: [B, T] float32, 0 outside the mask.
         scores: [B] float32.
         ended: [B] bool.
+        bootstrap_values: [B] float32, the value after the last token of a response that was cut, else 0.
         episodes: the rows they came from.
     """
 
@@ -65,6 +81,7 @@ class Rollout:
     values: Tensor
     scores: Tensor
     ended: Tensor
+    bootstrap_values: Tensor
     episodes: list[Episode] = field(repr=False)
 
     @property
@@ -86,8 +103,12 @@ class Rollout:
             "attention_mask": torch.cat([prompt_mask, response_mask], dim=1),
             "response_mask": response_mask,
             "logprobs": self.logprobs[index][:, cut],
+            "ref_logprobs": self.ref_logprobs[index][:, cut],
             "values": self.values[index][:, cut],
         }
+        supports = [self.episodes[row].support for row in rows]
+        if any(support is not None for support in supports):
+            batch["support"] = pad_supports(supports, response_columns)
         return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
@@ -125,5 +146,23 @@ def collate(episodes: list[Episode]) -> Rollout:
         values=right([episode.values for episode in episodes], torch.float32),
         scores=torch.tensor([episode.score for episode in episodes], dtype=torch.float32),
         ended=torch.tensor([episode.ended for episode in episodes]),
+        bootstrap_values=torch.tensor([episode.bootstrap_value for episode in episodes], dtype=torch.float32),
         episodes=episodes,
     )
+
+
+def pad_supports(supports: list[list[np.ndarray] | None], num_columns: int) -> Tensor:
+    """Token ids that each response token was sampled from: [B, T, K] int64, -1 where there are fewer.
+
+    Raises:
+        ValueError: only some rows have a support.
+    """
+    rows = [support for support in supports if support is not None]
+    if len(rows) != len(supports):
+        raise ValueError("some responses have a support and some have none")
+    widest = max((len(ids) for row in rows for ids in row), default=1)
+    padded = np.full((len(rows), num_columns, widest), -1, dtype=np.int64)
+    for place, row in enumerate(rows):
+        for column, ids in enumerate(row):
+            padded[place, column, : len(ids)] = ids
+    return torch.from_numpy(padded)

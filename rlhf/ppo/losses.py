@@ -131,7 +131,14 @@ def value_loss(
 
 
 def token_logprobs(
-    hidden: Tensor, head: Head, targets: Tensor, *, temperature: float, mask: Tensor, chunk_tokens: int
+    hidden: Tensor,
+    head: Head,
+    targets: Tensor,
+    *,
+    temperature: float,
+    mask: Tensor,
+    chunk_tokens: int,
+    support: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute the log-probability of each target and the entropy there, a few tokens' logits at a time.
 
@@ -145,12 +152,15 @@ def token_logprobs(
         temperature: divides the logits.
         mask: bool, as targets; what hidden and targets hold outside it is never read.
         chunk_tokens: most tokens whose logits exist at once.
+        support: [B, T, K] or [N, K] int64, the tokens that each target was sampled from, -1 where there are fewer:
+            the distribution is renormalised over them. None: the whole vocabulary.
 
     Returns:
         logprobs, entropy (nats): float32, as targets, 0 outside the mask; both with gradient.
 
     Raises:
-        ValueError: shapes, a hole in the mask, or a temperature or chunk that is not positive.
+        ValueError: shapes, a hole in the mask, a temperature or chunk that is not positive, or a target outside
+            its support.
     """
     check_mask(mask, targets=targets)
     if hidden.shape[:-1] != mask.shape:
@@ -159,16 +169,16 @@ def token_logprobs(
         raise ValueError(f"temperature={temperature} must be > 0 and chunk_tokens={chunk_tokens} >= 1")
     index = mask.flatten().nonzero().squeeze(1)
     states = hidden.flatten(0, -2).index_select(0, index)
-    labels = targets.flatten().index_select(0, index)
+    inputs = [states, targets.flatten().index_select(0, index)]
+    if support is not None:
+        inputs.append(_kept_support(support, targets, mask).index_select(0, index))
 
-    def chunk(states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def chunk(states: Tensor, labels: Tensor, support: Tensor | None = None) -> tuple[Tensor, Tensor]:
         logits = F.linear(states, head) if isinstance(head, Tensor) else head(states)
-        log_softmax = torch.log_softmax(logits.float() / temperature, dim=-1)
-        entropy = -(log_softmax.exp() * log_softmax).sum(dim=-1)
-        return log_softmax.gather(-1, labels.unsqueeze(-1)).squeeze(-1), entropy
+        return _at_labels(logits, labels, temperature, support)
 
     # A batch without a kept token still passes one empty chunk: DDP waits for the head's gradient on every rank.
-    pieces = list(zip(states.split(chunk_tokens), labels.split(chunk_tokens), strict=True))
+    pieces = list(zip(*(tensor.split(chunk_tokens) for tensor in inputs), strict=True))
     if len(pieces) == 1 or not torch.is_grad_enabled():
         results = [chunk(*piece) for piece in pieces]
     else:
@@ -182,6 +192,32 @@ def token_logprobs(
         blank.index_copy(0, index, logprobs).view(mask.shape),
         blank.index_copy(0, index, entropy).view(mask.shape),
     )
+
+
+def _kept_support(support: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    """The support flattened to [N, K]; a target outside it would have a log-probability of minus infinity."""
+    if support.shape[:-1] != mask.shape:
+        raise ValueError(f"support has shape {list(support.shape)}, expected {list(mask.shape)} + [K]")
+    if not bool(((support == targets.unsqueeze(-1)).any(dim=-1) | ~mask).all()):
+        raise ValueError("a target is not in the support that it was sampled from")
+    return support.flatten(0, -2)
+
+
+def _at_labels(
+    logits: Tensor, labels: Tensor, temperature: float, support: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and entropies [n] under the softmax of logits [n, V], over the support [n, K] alone if given."""
+    if support is None:
+        log_softmax = torch.log_softmax(logits.float() / temperature, dim=-1)
+        entropy = -(log_softmax.exp() * log_softmax).sum(dim=-1)
+        return log_softmax.gather(-1, labels.unsqueeze(-1)).squeeze(-1), entropy
+    missing = support < 0
+    logits = logits.gather(-1, support.clamp(min=0)).float() / temperature
+    log_softmax = torch.log_softmax(logits.masked_fill(missing, -torch.inf), dim=-1)
+    # 0 x -inf is NaN, in the entropy and in its gradient: places that are not there get 0 x 0.
+    entropy = -(log_softmax.exp() * log_softmax.masked_fill(missing, 0.0)).sum(dim=-1)
+    place = (support == labels.unsqueeze(-1)).int().argmax(dim=-1, keepdim=True)
+    return log_softmax.gather(-1, place).squeeze(-1), entropy
 
 
 def _divisor(response_mask: Tensor, num_tokens: float | Tensor | None) -> float | Tensor:

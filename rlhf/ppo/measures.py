@@ -1,9 +1,12 @@
 """What is measured of a rollout: the numbers that people watch, under TRL's names."""
 
+import math
+
 import torch
 
 from rlhf.ppo.episodes import Rollout
 from rlhf.ppo.kl import kl_estimate
+from rlhf.ppo.sources.combine import DISAGREEMENT
 
 
 def rollout_metrics(rollout: Rollout, shaped: torch.Tensor, rewards: torch.Tensor) -> dict[str, float]:
@@ -51,12 +54,70 @@ def distinct_n(sequences: list[list[int]], n: int) -> float:
 
 
 def evaluation_metrics(rollout: Rollout) -> dict[str, float]:
-    """Means over held-out prompts, each response counted once."""
+    """Means over held-out prompts, each response counted once.
+
+    `eval/entropy` is the mean surprisal of the sampled tokens, which estimates the policy's entropy a token;
+    `eval/kl_sqrt` is the distance of Gao et al. 2022, the root of the KL, 0 where the estimate is negative.
+    """
+    kl = float(kl_per_response(rollout).mean())
+    responses = [episode.response_ids for episode in rollout.episodes]
+    surprisal = -(rollout.logprobs * rollout.response_mask).sum()
     return {
         "eval/scores": float(rollout.scores.mean()),
         "eval/scores_std": float(rollout.scores.std(correction=0)),
-        "eval/kl": float(kl_per_response(rollout).mean()),
+        **_scores_by_source(rollout),
+        "eval/kl": kl,
+        "eval/kl_sqrt": math.sqrt(max(kl, 0.0)),
+        "eval/entropy": float(surprisal / rollout.response_mask.sum()),
         "eval/response_tokens": float(rollout.response_mask.sum(dim=1).float().mean()),
         "eval/share_without_eos": 1.0 - float(rollout.ended.float().mean()),
-        "eval/distinct_2": distinct_n([episode.response_ids for episode in rollout.episodes], 2),
+        "eval/distinct_1": distinct_n(responses, 1),
+        "eval/distinct_2": distinct_n(responses, 2),
     }
+
+
+def paired_metrics(
+    scores: torch.Tensor,
+    lengths: torch.Tensor,
+    sft_scores: torch.Tensor,
+    sft_lengths: torch.Tensor,
+    same: torch.Tensor,
+) -> dict[str, float]:
+    """The policy against the SFT model on the same prompts and noise, pair by pair.
+
+    With d the difference of a pair's scores in standard deviations of the SFT model's scores (as it is where these do
+    not vary), and l that of its lengths: `eval/gain` is the mean of d, `eval/win_rate` the share of pairs with d > 0,
+    and half of those with d = 0 or the same response. `eval/gain_length_controlled` is a in the least-squares line
+    d = a + b l, so the gain that is expected at equal length: a = mean(d) - b mean(l), b = cov(d, l) / var(l), and
+    b = 0 where l does not vary. Dubois et al. 2024 ("Length-Controlled AlpacaEval") regress preferences, with a
+    logistic model; scores allow a line.
+
+    Args:
+        scores, sft_scores: [B] float32.
+        lengths, sft_lengths: [B], response tokens.
+        same: [B] bool, where both gave the same response, whose scores may differ by rounding alone.
+    """
+    std = float(sft_scores.double().std(correction=0))
+    difference = (scores.double() - sft_scores.double()) / (std if std > 0 else 1.0)
+    longer = lengths.double() - sft_lengths.double()
+    centred = longer - longer.mean()
+    spread = float(centred.square().sum())
+    slope = float((centred * difference).sum()) / spread if spread > 0 else 0.0
+    won = torch.where(same, 0.5, (difference.sign() + 1) / 2)
+    return {
+        "eval/gain": float(difference.mean()),
+        "eval/win_rate": float(won.mean()),
+        "eval/gain_length_controlled": float(difference.mean() - slope * longer.mean()),
+    }
+
+
+def _scores_by_source(rollout: Rollout) -> dict[str, float]:
+    """Means of what each source said, and of how far they disagree; named as at training steps."""
+    metrics: dict[str, float] = {}
+    for name in rollout.episodes[0].scores:
+        mean = sum(episode.scores[name] for episode in rollout.episodes) / rollout.num_episodes
+        if name == DISAGREEMENT:
+            metrics["eval/score_disagreement"] = mean
+        else:
+            metrics[f"eval/scores/{name}"] = mean
+    return metrics

@@ -1,13 +1,16 @@
-"""From a reward model's score to the score that PPO optimises, in one fixed order: clip, normalise, missing-EOS penalty.
+"""From a score to the score that PPO optimises, in one fixed order: clip, normalise, missing EOS, length.
 
 The KL penalty comes after all of these, token by token (`token_rewards`).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from rlhf.errors import UsageError
-from rlhf.recipe.ppo import ShapingSection
+from rlhf.errors import CheckpointError, UsageError
+from rlhf.ppo.moments import Moments
+from rlhf.recipe.rewards import ShapingSection
 
 
 class ScoreShaping:
@@ -36,13 +39,15 @@ class ScoreShaping:
         self.section = section
         self.reference_mean = reference_mean
         self.reference_std = reference_std
+        self.running = Moments()
 
-    def __call__(self, scores: Tensor, ended: Tensor) -> Tensor:
-        """Shaped scores.
+    def __call__(self, scores: Tensor, ended: Tensor, lengths: Tensor) -> Tensor:
+        """Shaped scores of one training step; `normalize: running` takes this step's scores in.
 
         Args:
-            scores: [B] float32, as the reward model gives them.
-            ended: [B] bool, whether the response ended with a stop token.
+            scores: [B] float32, the global batch's, as its sources give them.
+            ended: [B] bool, whether the response came to an end of its own.
+            lengths: [B] int64, tokens of each response.
 
         Returns:
             [B] float32.
@@ -50,13 +55,49 @@ class ScoreShaping:
         section = self.section
         if section.clip is not None:
             scores = scores.clamp(-section.clip, section.clip)
-        if section.normalize == "reference":
-            assert self.reference_mean is not None
-            assert self.reference_std is not None
-            scores = (scores - self.reference_mean) / self.reference_std
+        scores = self._normalised(scores, ended)
         penalty = section.missing_eos_penalty
         if section.missing_eos == "subtract":
             scores = torch.where(ended, scores, scores - penalty)
         elif section.missing_eos == "replace":
             scores = torch.where(ended, scores, torch.full_like(scores, -penalty))
+        if section.length_penalty:
+            excess = (lengths - section.length_free_tokens).clamp(min=0)
+            scores = scores - section.length_penalty * excess.to(scores.dtype)
         return scores
+
+    def state_dict(self) -> dict[str, Any]:
+        """The running moments."""
+        return {"running": self.running.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore `state_dict`.
+
+        Raises:
+            CheckpointError: the moments are missing or incomplete.
+        """
+        if "running" not in state:
+            raise CheckpointError(
+                "the checkpoint's score shaping lacks its running moments", "Start anew with --fresh."
+            )
+        self.running.load_state_dict(state["running"])
+
+    def _normalised(self, scores: Tensor, ended: Tensor) -> Tensor:
+        """Moments come from responses that ended; where these are fewer than two, from all of this step's.
+
+        A cut response must not pollute the moments (AReaL#1351); but one response has no spread, and a step in which
+        nothing ended still has to be put on the scale.
+        """
+        how = self.section.normalize
+        if how == "reference":
+            assert self.reference_mean is not None
+            assert self.reference_std is not None
+            return (scores - self.reference_mean) / self.reference_std
+        if how == "none":
+            return scores
+        moments = self.running if how == "running" else Moments()
+        moments.add(scores[ended])
+        if moments.count < 2:
+            moments = Moments()
+            moments.add(scores)
+        return moments.normalise(scores)

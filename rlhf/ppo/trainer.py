@@ -1,7 +1,8 @@
-"""The PPO loop: collect, reward, advantage, update, log, save."""
+"""The PPO loop: collect, reward, advantage, update, log, evaluate, save."""
 
 import time
-from typing import Any, Protocol, cast
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -10,31 +11,25 @@ from torch import Tensor
 from rlhf.errors import CheckpointError
 from rlhf.ppo.actor_critic import ActorCritic
 from rlhf.ppo.advantages import gae, masked_moments, token_rewards, whiten
+from rlhf.ppo.ema import PolicyEMA
 from rlhf.ppo.episodes import Rollout
+from rlhf.ppo.evaluation import Evaluator
 from rlhf.ppo.kl import AdaptiveKLController, FixedKLController
-from rlhf.ppo.measures import evaluation_metrics, explained_variance, kl_per_response, rollout_metrics
-from rlhf.ppo.noise import EVALUATION_STREAM, ROLLOUT_STREAM
-from rlhf.ppo.prompts import Prompt, PromptStream
+from rlhf.ppo.measures import explained_variance, kl_per_response, rollout_metrics
+from rlhf.ppo.noise import ROLLOUT_STREAM
+from rlhf.ppo.nonfinite import NonFiniteError
+from rlhf.ppo.prompts import PromptStream
+from rlhf.ppo.replay import ReplayCollector
 from rlhf.ppo.rewards import ScoreShaping
 from rlhf.ppo.rollout import Collector
+from rlhf.ppo.selection import Selection
+from rlhf.ppo.sink import StepSink
+from rlhf.ppo.sources.measures import source_metrics
 from rlhf.ppo.update import Updater
+from rlhf.ppo.watch import Watch
 from rlhf.recipe.ppo import PPOSection
 
-
-class StepSink(Protocol):
-    """What becomes of a finished step: metrics, rollout records, checkpoints. Called on every rank."""
-
-    def log(self, step: int, metrics: dict[str, float]) -> None:
-        """Write the step's metrics."""
-        ...
-
-    def record(self, step: int, rollout: Rollout, computed: dict[str, Tensor], kl_coef: float) -> None:
-        """Write the step's rollouts; `computed` has shaped [B], rewards, advantages and returns [B, T]."""
-        ...
-
-    def save_if_due(self, step: int) -> bool:
-        """Save a checkpoint where one is due; True: stop here, a signal asked for it."""
-        ...
+_STATE = ("step", "kl", "shaping", "watch", "selection", "evaluator", "ema")
 
 
 class PPOTrainer:
@@ -49,7 +44,9 @@ class PPOTrainer:
         prompts: training prompts by step.
         shaping: score shaping.
         sink: metrics, records, checkpoints.
-        eval_prompts: held-out prompts; empty: no evaluation.
+        watch: watchdogs; None: none.
+        evaluator: evaluates on held-out prompts; None: no evaluation.
+        ema: the policy's moving average, which is then what is evaluated and published.
     """
 
     def __init__(
@@ -58,12 +55,14 @@ class PPOTrainer:
         *,
         accelerator: Accelerator,
         model: torch.nn.Module,
-        collector: Collector,
+        collector: Collector | ReplayCollector,
         updater: Updater,
         prompts: PromptStream,
         shaping: ScoreShaping,
         sink: StepSink,
-        eval_prompts: list[Prompt],
+        watch: Watch | None = None,
+        evaluator: Evaluator | None = None,
+        ema: PolicyEMA | None = None,
     ) -> None:
         self.section = section
         self.accelerator = accelerator
@@ -73,75 +72,90 @@ class PPOTrainer:
         self.prompts = prompts
         self.shaping = shaping
         self.sink = sink
-        self.eval_prompts = eval_prompts
+        self.watch = watch
+        self.evaluator = evaluator
+        self.ema = ema
         self.step = 0
         self.kl = _kl_controller(section)
+        self.selection = Selection(section.evaluation)
 
     def train(self) -> bool:
-        """Run the remaining steps.
+        """Run the remaining steps, then go back to the best one where the recipe selects it.
 
         Returns:
-            True when all steps are done, False when a signal stopped it after saving.
+            True when training is done, by its steps or by an early stop; False when a signal stopped it after saving.
         """
         section = self.section
-        if self.step == 0:
-            self.evaluate()
-        while self.step < section.num_steps:
+        if self.step == 0 and self.evaluate() and self._save(is_best=True):
+            return False
+        while not self.is_done:
             started = time.perf_counter()
             rollout = self._collect()
             sampled = time.perf_counter()
-            shaped = self.shaping(rollout.scores, rollout.ended)
+            shaped = self.shaping(rollout.scores, rollout.ended, rollout.response_mask.sum(dim=1))
             kl_coef = self.kl.value
-            rewards = token_rewards(
-                shaped,
-                rollout.logprobs,
-                rollout.ref_logprobs,
-                rollout.response_mask,
-                kl_coef=kl_coef,
-                kl_estimator=section.kl.estimator,
-            )
+            rewards = self._rewards(shaped, rollout, kl_coef)
             advantages, returns = gae(
-                rewards, rollout.values, rollout.response_mask, gamma=section.gamma, lam=section.lam
+                rewards,
+                rollout.values,
+                rollout.response_mask,
+                gamma=section.gamma,
+                lam=section.lam,
+                bootstrap_values=rollout.bootstrap_values if section.bootstrap_truncated else None,
             )
-            stats = self.updater.update(rollout, self._whitened(advantages, rollout), returns, self.step)
+            stats = self._update(rollout, self._whitened(advantages, rollout), returns, kl_coef)
             self.kl.update(float(kl_per_response(rollout).mean()), rollout.num_episodes)
             self.step += 1
             computed = {"shaped": shaped, "rewards": rewards, "advantages": advantages, "returns": returns}
             self.sink.record(self.step, rollout, computed, kl_coef)
-            stats |= rollout_metrics(rollout, shaped, rewards)
+            stats |= rollout_metrics(rollout, shaped, rewards) | source_metrics(rollout)
             stats["objective/kl_coef"] = kl_coef
             stats["val/explained_variance"] = explained_variance(
                 returns, rollout.values, rollout.response_mask
             )
-            self.sink.log(self.step, stats | self._timing(started, sampled))
-            if self.step % section.eval_every_steps == 0 or self.step == section.num_steps:
-                self.evaluate()
-            if self.sink.save_if_due(self.step) and self.step < section.num_steps:
+            self._log(stats | self._timing(started, sampled))
+            is_best = self._evaluation_is_due and self.evaluate()
+            if self._save(is_best=is_best) and not self.is_done:
                 return False
+        self._restore_best()
         return True
 
-    def evaluate(self) -> dict[str, float]:
-        """Sample held-out prompts from a stream of its own, so that training does not depend on how often this runs."""
-        if not self.eval_prompts:
+    @property
+    def is_done(self) -> bool:
+        """Whether all steps are done, or an evaluation said stop."""
+        return self.step >= self.section.num_steps or self.selection.stop_reason is not None
+
+    def evaluate(self) -> bool:
+        """Evaluate what would be published now; whether it is the best so far."""
+        if self.evaluator is None:
+            return False
+        with self.published_weights():
+            evaluation = self.evaluator.evaluate(self._actor_critic())
+        self.sink.log(self.step, evaluation.metrics)
+        self.sink.table(self.step, evaluation)
+        return self.selection.observe(self.step, evaluation.metrics)
+
+    def published_weights(self) -> AbstractContextManager[None]:
+        """Within it the model has the weights to be published: the policy's moving average, where there is one."""
+        return nullcontext() if self.ema is None else self.ema.applied()
+
+    def published_metrics(self) -> dict[str, float]:
+        """Held-out metrics of the weights to be published, and the SFT model's beside them; empty without evaluation."""
+        published = self.selection.published
+        if published is None or self.evaluator is None or self.evaluator.baseline is None:
             return {}
-        samples = self.section.eval_samples_per_prompt
-        batch = [(prompt, sample) for prompt in self.eval_prompts for sample in range(samples)]
-        rollout = self.collector.collect(
-            self._actor_critic(),
-            batch,
-            0,
-            stream=EVALUATION_STREAM,
-            temperature=self.section.sampling.temperature,
-        )
-        metrics = evaluation_metrics(rollout)
-        self.sink.log(self.step, metrics)
-        return metrics
+        return published.metrics | self.evaluator.baseline.metrics
 
     def state_dict(self) -> dict[str, Any]:
-        """Step and KL coefficient: all that is not in the model, the optimizer or a function of the step."""
+        """All that is not in the model, the optimizer or a function of the step."""
         return {
             "step": self.step,
             "kl": self.kl.state_dict(),
+            "shaping": self.shaping.state_dict(),
+            "watch": None if self.watch is None else self.watch.state_dict(),
+            "selection": self.selection.state_dict(),
+            "evaluator": None if self.evaluator is None else self.evaluator.state_dict(),
+            "ema": None if self.ema is None else self.ema.state_dict(),
             "num_processes": self.accelerator.num_processes,
         }
 
@@ -151,7 +165,9 @@ class PPOTrainer:
         Raises:
             CheckpointError: a missing piece, or another number of processes, whose state it cannot hold.
         """
-        missing = {"step", "kl"} - set(state)
+        parts = {"watch": self.watch, "evaluator": self.evaluator, "ema": self.ema}
+        missing = {name for name in _STATE if name not in state}
+        missing |= {name for name, part in parts.items() if part is not None and state.get(name) is None}
         if missing:
             raise CheckpointError(f"the checkpoint's trainer state lacks {sorted(missing)}")
         written_by, here = state.get("num_processes"), self.accelerator.num_processes
@@ -162,6 +178,15 @@ class PPOTrainer:
             )
         self.step = int(state["step"])
         self.kl.load_state_dict(state["kl"])
+        self.shaping.load_state_dict(state["shaping"])
+        self.selection.load_state_dict(state["selection"])
+        for name, part in parts.items():
+            if part is not None:
+                part.load_state_dict(state[name])
+
+    @property
+    def _evaluation_is_due(self) -> bool:
+        return self.step % self.section.eval_every_steps == 0 or self.step == self.section.num_steps
 
     def _collect(self) -> Rollout:
         return self.collector.collect(
@@ -175,12 +200,59 @@ class PPOTrainer:
     def _actor_critic(self) -> ActorCritic:
         return cast(ActorCritic, self.accelerator.unwrap_model(self.model))
 
+    def _rewards(self, shaped: Tensor, rollout: Rollout, kl_coef: float) -> Tensor:
+        """Scores less the KL penalty, which is left to the update where the recipe puts it into the loss."""
+        kl = self.section.kl
+        in_loss = kl.place == "loss"
+        return token_rewards(
+            shaped,
+            rollout.logprobs,
+            rollout.ref_logprobs,
+            rollout.response_mask,
+            kl_coef=0.0 if in_loss else kl_coef,
+            kl_estimator="k1" if in_loss else kl.estimator,
+        )
+
     def _whitened(self, advantages: Tensor, rollout: Rollout) -> Tensor:
         """Whitened over the global batch: every rank holds all of it."""
         mask = rollout.response_mask
         if not self.section.whiten_advantages:
             return advantages
         return whiten(advantages, mask, moments=masked_moments(advantages, mask))
+
+    def _update(
+        self, rollout: Rollout, advantages: Tensor, returns: Tensor, kl_coef: float
+    ) -> dict[str, float]:
+        try:
+            stats = self.updater.update(rollout, advantages, returns, self.step, kl_coef=kl_coef)
+        except NonFiniteError as error:
+            self.sink.record_offending(self.step + 1, rollout, error.rows)
+            raise
+        if self.ema is not None:
+            self.ema.update()
+        return stats
+
+    def _log(self, stats: dict[str, float]) -> None:
+        """Log the step even where a watchdog then stops the run: its numbers say why."""
+        try:
+            if self.watch is not None:
+                stats |= self.watch.check(self.step, stats)
+        finally:
+            self.sink.log(self.step, stats)
+
+    def _save(self, *, is_best: bool) -> bool:
+        best = self.selection.best
+        keep = () if best is None else (best.step,)
+        return self.sink.save_if_due(self.step, due=is_best or self.is_done, keep_steps=keep)
+
+    def _restore_best(self) -> None:
+        best, reason = self.selection.best, self.selection.stop_reason
+        if reason is not None:
+            self.accelerator.print(f"stopped early at step {self.step}: {reason}", flush=True)
+        if best is not None and best.step != self.step:
+            name = self.section.evaluation.select_best
+            self.accelerator.print(f"publishing step {best.step}, which has the highest {name}", flush=True)
+            self.sink.restore(best.step)
 
     def _timing(self, started: float, sampled: float) -> dict[str, float]:
         now = time.perf_counter()

@@ -1,21 +1,39 @@
 """One step's optimisation: several epochs of minibatches over a rollout (Schulman et al. 2017, algorithm 1)."""
 
-from collections import defaultdict
+import math
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
+from statistics import fmean, pvariance
 from typing import cast
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from rlhf.errors import TrainingError
 from rlhf.ppo.episodes import Rollout
-from rlhf.ppo.losses import policy_loss, value_loss
+from rlhf.ppo.nonfinite import NonFiniteError
+from rlhf.ppo.objective import objective
 from rlhf.ppo.prompts import permutation
+from rlhf.ppo.ptx import PTX
+from rlhf.ppo.schedule import set_learning_rates
 from rlhf.recipe.ppo import PPOSection
 
 MAX_RATIO_DEVIATION = {"no": 1e-4, "bf16": 0.02}
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What all updates of a step share."""
+
+    rollout: Rollout
+    advantages: Tensor
+    returns: Tensor
+    number: int
+    kl_coef: float
+    trains_policy: bool
 
 
 class Updater:
@@ -23,6 +41,17 @@ class Updater:
 
     A minibatch is drawn from the whole step's rows, and a rank takes its share of each, so the gradient is the
     concatenated minibatch's: local sum x world size / global tokens (DDP averages over ranks).
+
+    Args:
+        section: the recipe's `ppo`.
+        accelerator: Accelerate's handle on the processes.
+        model: the prepared actor-critic.
+        optimizer: prepared; each parameter group has a `role`, policy or critic.
+        seed: the stage's.
+        ptx: the SFT rows, where `ptx_coef` is set.
+
+    Raises:
+        ValueError: `ptx_coef` without `ptx`.
     """
 
     def __init__(
@@ -33,142 +62,152 @@ class Updater:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         seed: int,
+        ptx: PTX | None = None,
     ) -> None:
+        if section.ptx_coef and ptx is None:
+            raise ValueError(f"ptx_coef={section.ptx_coef} needs the SFT rows: pass ptx")
         self.section = section
         self.accelerator = accelerator
         self.model = model
         self.optimizer = optimizer
         self.seed = seed
+        self.ptx = ptx if section.ptx_coef else None
         self.trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
-    def update(self, rollout: Rollout, advantages: Tensor, returns: Tensor, step: int) -> dict[str, float]:
-        """Run the step's epochs.
+    def update(
+        self,
+        rollout: Rollout,
+        advantages: Tensor,
+        returns: Tensor,
+        step: int,
+        *,
+        kl_coef: float | None = None,
+    ) -> dict[str, float]:
+        """Run the step's epochs, up to `target_kl`.
 
         Args:
             rollout: all ranks' rows.
             advantages: [B, T] float32, whitened.
             returns: [B, T] float32.
-            step: counts from 0; decides learning rate and minibatches.
+            step: counts from 0; decides learning rate, minibatches and SFT rows.
+            kl_coef: the KL coefficient of now, for `kl.place: loss`, which needs it; else unread.
 
         Returns:
-            Means over the step's updates, under TRL's names.
+            Means over the step's minibatches, under TRL's names. A minibatch that `target_kl` dropped counts, but
+            for gradient norms, which are those of the updates made.
 
         Raises:
-            TrainingError: a non-finite loss or gradient (before it reaches the weights), or a ratio that is not 1
-                on the first minibatch.
+            NonFiniteError: a loss or gradient that is not finite, before it reaches the weights.
+            TrainingError: a ratio that is not 1 on the first minibatch, before any update.
+            ValueError: no kl_coef for `kl.place: loss`.
         """
-        totals: dict[str, float] = defaultdict(float)
         section = self.section
-        self._set_learning_rate(step)
+        if section.kl.place == "loss" and kl_coef is None:
+            raise ValueError("kl.place: loss needs kl_coef")
+        trains_policy = step >= section.critic_warmup_steps
+        shared = _Step(rollout, advantages, returns, step, kl_coef or 0.0, trains_policy)
+        rates = set_learning_rates(self.optimizer, section, step)
         self.model.train()  # gradient checkpointing works in training mode alone
-        num_updates = 0
-        for epoch in range(section.num_epochs):
-            for rows in self._minibatches(rollout.num_episodes, step, epoch):
-                stats = self._minibatch(rollout, advantages, returns, rows, step)
-                if num_updates == 0:
-                    self._check_ratio(stats["abs_log_ratio"], step)
-                    totals["first_abs_log_ratio"] = stats["abs_log_ratio"]
-                for name, value in stats.items():
-                    totals[name] += value
-                num_updates += 1
-        return self._metrics(totals, num_updates)
+        seen: list[dict[str, float]] = []
+        norms: list[dict[str, float]] = []
+        stopped = False
+        for number, rows in enumerate(self._minibatches(rollout.num_episodes, step)):
+            stats = self._accumulate(shared, rows, number)
+            seen.append(stats)
+            if number == 0:
+                self._check_ratio(stats["abs_log_ratio"], step)
+            stopped = section.target_kl is not None and stats["approxkl"] > section.target_kl
+            if stopped:
+                self.optimizer.zero_grad(set_to_none=True)
+                break
+            norms.append(self._optimizer_step(shared, rows, number))
+        return _metrics(seen, norms, rates, stopped=stopped)
 
-    def _minibatches(self, num_rows: int, step: int, epoch: int) -> Iterator[list[int]]:
-        order = permutation(num_rows, self.seed, step, epoch).tolist()
+    def _minibatches(self, num_rows: int, step: int) -> Iterator[list[int]]:
         size = num_rows // self.section.num_minibatches
-        for start in range(0, num_rows, size):
-            yield order[start : start + size]
+        for epoch in range(self.section.num_epochs):
+            order = permutation(num_rows, self.seed, step, epoch).tolist()
+            for start in range(0, num_rows, size):
+                yield order[start : start + size]
 
-    def _minibatch(
-        self, rollout: Rollout, advantages: Tensor, returns: Tensor, rows: list[int], step: int
-    ) -> dict[str, float]:
-        accelerator, section = self.accelerator, self.section
-        num_tokens = int(rollout.response_mask[torch.tensor(rows)].sum())
+    def _accumulate(self, shared: _Step, rows: list[int], number: int) -> dict[str, float]:
+        """Gradients and global statistics of a minibatch; a loss that is not finite ends here, on all ranks."""
+        accelerator, size = self.accelerator, self.section.per_device_batch_size
+        num_tokens = int(shared.rollout.response_mask[torch.tensor(rows)].sum())
         mine = rows[accelerator.process_index :: accelerator.num_processes]
-        micro_batches = [
-            mine[start : start + section.per_device_batch_size]
-            for start in range(0, len(mine), section.per_device_batch_size)
-        ]
+        micro_batches = [mine[start : start + size] for start in range(0, len(mine), size)]
         sums: dict[str, Tensor] = {}
-        for number, micro in enumerate(micro_batches):
-            last = number == len(micro_batches) - 1
+        ptx = self.ptx if shared.trains_policy else None
+        if ptx is not None:
+            sums["ptx_loss"] = ptx.backward(self.model, shared.number, number)
+        parts: list[dict[str, Tensor]] = []
+        for place, micro in enumerate(micro_batches):
+            last = place == len(micro_batches) - 1
             with nullcontext() if last else accelerator.no_sync(self.model):
-                loss, stats = self._loss(rollout, advantages, returns, micro, num_tokens, step)
+                loss, stats = self._loss(shared, micro, num_tokens)
                 accelerator.backward(loss * accelerator.num_processes)
-            for name, value in stats.items():
-                sums[name] = sums.get(name, torch.zeros((), device=accelerator.device)) + value.detach()
+            parts.append(stats)
+        peak = torch.stack([part.pop("ratio_max") for part in parts]).max()
+        for part in parts:
+            for name, value in part.items():
+                sums[name] = sums.get(name, torch.zeros((), device=accelerator.device)) + value
         reduced = cast(Tensor, accelerator.reduce(torch.stack(list(sums.values())), reduction="sum"))
         result = dict(zip(sums, reduced.tolist(), strict=True))
-        result["grad_norm"] = self._optimizer_step(result, step)
+        self._check_losses(shared, rows, number, result, list(zip(micro_batches, parts, strict=True)))
+        result["ratio_max"] = float(cast(Tensor, accelerator.gather(peak)).max())
         return result
 
-    def _loss(
-        self,
-        rollout: Rollout,
-        advantages: Tensor,
-        returns: Tensor,
-        rows: list[int],
-        num_tokens: int,
-        step: int,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        section, device = self.section, self.accelerator.device
-        batch = rollout.micro_batch(rows, device)
+    def _loss(self, shared: _Step, rows: list[int], num_tokens: int) -> tuple[Tensor, dict[str, Tensor]]:
+        device = self.accelerator.device
+        batch = shared.rollout.micro_batch(rows, device)
         mask = batch["response_mask"]
         cut = slice(None, mask.shape[1])
+        support = {"support": batch["support"]} if "support" in batch else {}
         with self.accelerator.autocast():
-            logprobs, entropy, values = self.model(batch["input_ids"], batch["attention_mask"], mask)
-        pg_loss, pg_stats = policy_loss(
-            logprobs,
-            batch["logprobs"],
-            advantages[rows][:, cut].to(device),
-            mask,
-            cliprange=section.cliprange,
+            outputs = self.model(batch["input_ids"], batch["attention_mask"], mask, **support)
+        return objective(
+            self.section,
+            outputs,
+            batch,
+            shared.advantages[rows][:, cut].to(device),
+            shared.returns[rows][:, cut].to(device),
             num_tokens=num_tokens,
+            kl_coef=shared.kl_coef,
+            trains_policy=shared.trains_policy,
         )
-        vf_loss, vf_stats = value_loss(
-            values,
-            batch["values"],
-            returns[rows][:, cut].to(device),
-            mask,
-            cliprange_value=section.cliprange_value,
-            num_tokens=num_tokens,
-        )
-        loss = section.vf_coef * vf_loss + (0.0 if step < section.critic_warmup_steps else 1.0) * pg_loss
-        return loss, {
-            "loss": loss,
-            "policy_loss": pg_loss,
-            "value_loss": vf_loss,
-            "approxkl": pg_stats["approxkl"],
-            "clipfrac": pg_stats["clipfrac"],
-            "ratio": pg_stats["ratio"],
-            "value_clipfrac": vf_stats["clipfrac"],
-            "entropy": entropy.detach().masked_fill(~mask, 0.0).sum() / num_tokens,
-            "abs_log_ratio": pg_stats["abs_log_ratio"],
-        }
 
-    def _optimizer_step(self, stats: dict[str, float], step: int) -> float:
-        norm = self.accelerator.clip_grad_norm_(self.trainable, self.section.max_grad_norm)
-        grad_norm = float(norm) if norm is not None else 0.0
-        finite = all(torch.isfinite(torch.tensor(value)) for value in (stats["loss"], grad_norm))
-        if not finite:
-            raise TrainingError(
-                f"step {step + 1}: loss {stats['loss']}, gradient norm {grad_norm}: not finite, the weights were not touched",
-                "Lower ppo.learning_rate and run again: PPO then starts anew from the same SFT and reward models.",
+    def _optimizer_step(self, shared: _Step, rows: list[int], number: int) -> dict[str, float]:
+        norms = self._clip()
+        if not all(map(math.isfinite, norms.values())):
+            raise NonFiniteError(
+                ", ".join(f"gradient norm ({name}) {norm}" for name, norm in norms.items()),
+                step=shared.number,
+                rows=sorted(rows),
+                sft_rows=self._sft_rows(shared, number),
             )
         self._hold_frozen_groups()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return grad_norm
+        return norms
 
-    def _set_learning_rate(self, step: int) -> None:
-        """Linear warm-up, then linear decay to the floor; the policy's is 0 while only the critic trains."""
-        section = self.section
-        warmup = section.warmup_fraction * section.num_steps
-        rising = min(1.0, (step + 1) / warmup) if warmup else 1.0
-        falling = 1.0 - (1.0 - section.lr_floor_fraction) * step / section.num_steps
-        for group in self.optimizer.param_groups:
-            frozen = group["role"] == "policy" and step < section.critic_warmup_steps
-            group["lr"] = 0.0 if frozen else section.learning_rate * rising * falling
+    def _clip(self) -> dict[str, float]:
+        """Clip by role, or together under the policy's name; the norms before it."""
+        parameters = {"policy": self.trainable}
+        if self.section.clip_gradients == "per_role":
+            parameters = {
+                role: [
+                    p
+                    for group in self.optimizer.param_groups
+                    if group["role"] == role
+                    for p in group["params"]
+                ]
+                for role in ("policy", "critic")
+            }
+        norms: dict[str, float] = {}
+        for name, members in parameters.items():
+            norm = self.accelerator.clip_grad_norm_(members, self.section.max_grad_norm)
+            norms[name] = float(norm) if norm is not None else 0.0
+        return norms
 
     def _hold_frozen_groups(self) -> None:
         """Give AdamW no gradient where the rate is 0: zeros would run its step count while its moments stay empty."""
@@ -176,6 +215,38 @@ class Updater:
             if group["lr"] == 0.0:
                 for parameter in group["params"]:
                     parameter.grad = None
+
+    def _check_losses(
+        self,
+        shared: _Step,
+        minibatch: list[int],
+        number: int,
+        reduced: dict[str, float],
+        mine: list[tuple[list[int], dict[str, Tensor]]],
+    ) -> None:
+        """`reduced` is the same on all ranks, so that all of them gather the rows at fault and raise, or none does."""
+        checked = {name: reduced[name] for name in ("loss", "approxkl", "ptx_loss") if name in reduced}
+        if all(map(math.isfinite, checked.values())):
+            return
+        at_fault = [
+            rows
+            for rows, stats in mine
+            if not bool(torch.isfinite(stats["loss"]) & torch.isfinite(stats["approxkl"]))
+        ]
+        rows = sorted(gather_object([row for rows in at_fault for row in rows]))
+        if not rows and math.isfinite(checked.get("ptx_loss", 0.0)):
+            rows = sorted(minibatch)  # each part is finite, their sum is not
+        raise NonFiniteError(
+            ", ".join(f"{name} {value}" for name, value in checked.items()),
+            step=shared.number,
+            rows=rows,
+            sft_rows=self._sft_rows(shared, number),
+        )
+
+    def _sft_rows(self, shared: _Step, number: int) -> list[int]:
+        if self.ptx is None or not shared.trains_policy:
+            return []
+        return sorted(self.ptx.chosen(shared.number, number))
 
     def _check_ratio(self, abs_log_ratio: float, step: int) -> None:
         limit = self.section.max_ratio_deviation or MAX_RATIO_DEVIATION.get(
@@ -189,17 +260,33 @@ class Updater:
                 "of the two passes. Raise ppo.max_ratio_deviation only if you know which.",
             )
 
-    def _metrics(self, totals: dict[str, float], num_updates: int) -> dict[str, float]:
-        mean = {name: value / num_updates for name, value in totals.items()}
-        return {
-            "loss/policy_avg": mean["policy_loss"],
-            "loss/value_avg": mean["value_loss"],
-            "policy/approxkl_avg": mean["approxkl"],
-            "policy/clipfrac_avg": mean["clipfrac"],
-            "policy/entropy_avg": mean["entropy"],
-            "policy/grad_norm": mean["grad_norm"],
-            "val/clipfrac_avg": mean["value_clipfrac"],
-            "val/ratio": mean["ratio"],
-            "val/first_log_ratio_abs": totals["first_abs_log_ratio"],
-            "lr": max(group["lr"] for group in self.optimizer.param_groups),
-        }
+
+def _metrics(
+    seen: list[dict[str, float]], norms: list[dict[str, float]], rates: dict[str, float], *, stopped: bool
+) -> dict[str, float]:
+    mean = {name: fmean(stats[name] for stats in seen) for name in seen[0]}
+    metrics = {
+        "loss/policy_avg": mean["policy_loss"],
+        "loss/value_avg": mean["value_loss"],
+        "policy/approxkl_avg": mean["approxkl"],
+        "policy/clipfrac_avg": mean["clipfrac"],
+        "policy/entropy_avg": mean["entropy"],
+        "policy/num_updates": float(len(norms)),
+        "policy/epochs_stopped_early": float(stopped),
+        "val/clipfrac_avg": mean["value_clipfrac"],
+        "val/ratio": mean["ratio"],
+        "val/ratio_max": max(stats["ratio_max"] for stats in seen),
+        "val/ratio_var": pvariance(stats["ratio"] for stats in seen),
+        "val/first_log_ratio_abs": seen[0]["abs_log_ratio"],
+        "lr": rates["policy"],
+        "lr_critic": rates["critic"],
+    }
+    if "ptx_loss" in mean:
+        metrics["loss/ptx_avg"] = mean["ptx_loss"]
+    if "kl" in mean:
+        metrics["loss/kl_avg"] = mean["kl"]
+    if norms:
+        metrics["policy/grad_norm"] = fmean(made["policy"] for made in norms)
+        if "critic" in norms[0]:
+            metrics["val/grad_norm"] = fmean(made["critic"] for made in norms)
+    return metrics

@@ -4,13 +4,10 @@ Works on the recipe as plain nested dicts, so that one broken value does not hid
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
 
+from rlhf.recipe.ppo_combinations import find_ppo
 from rlhf.recipe.stages import SPLITS_OF, STAGES
-
-Tree = Mapping[str, Any]
-"""The recipe as plain values, defaults filled in; what is broken stands there as it was written."""
-Fault = tuple[tuple[str, ...], str]
+from rlhf.recipe.tree import Fault, Tree, at, whole
 
 _ROTARY = ("llama", "mistral", "qwen2")
 
@@ -22,10 +19,10 @@ def find_combinations(tree: Tree) -> Iterator[Fault]:
         yield (), "no stage: give at least one of sft, reward, ppo"
     yield from _data(tree, stages)
     yield from _origin(tree)
-    if _at(tree, "model", "scratch") is not None:
+    if at(tree, "model", "scratch") is not None:
         yield from _scratch(tree)
     for stage in stages:
-        yield from (_ppo(tree) if stage == "ppo" else _training(tree, stage))
+        yield from (find_ppo(tree) if stage == "ppo" else _training(tree, stage))
     yield from _names(tree, stages)
 
 
@@ -34,9 +31,9 @@ def _data(tree: Tree, stages: list[str]) -> Iterator[Fault]:
         return
     for stage in stages:
         key = SPLITS_OF[stage]
-        if _at(tree, "data", key) is None:
+        if at(tree, "data", key) is None:
             yield ("data",), f"the {stage} stage needs data.{key}"
-        elif _at(tree, stage, "patience") is not None and _at(tree, "data", key, "eval") is None:
+        elif at(tree, stage, "patience") is not None and at(tree, "data", key, "eval") is None:
             yield (stage, "patience"), f"early stopping needs a held-out split: add data.{key}.eval"
 
 
@@ -44,15 +41,15 @@ def _origin(tree: Tree) -> Iterator[Fault]:
     model = tree.get("model")
     if not isinstance(model, Mapping):
         return
-    path, scratch = _at(tree, "model", "path"), _at(tree, "model", "scratch")
+    path, scratch = at(tree, "model", "path"), at(tree, "model", "scratch")
     if (path is None) == (scratch is None):
         yield (
             ("model",),
             "give either path (a model to start from) or scratch (an architecture), not both or neither",
         )
-    if scratch is not None and _at(tree, "model", "lora") is not None:
+    if scratch is not None and at(tree, "model", "lora") is not None:
         yield ("model", "lora"), "lora needs a pretrained base: a model from scratch has nothing to freeze"
-    if scratch is not None and _at(tree, "model", "revision") is not None:
+    if scratch is not None and at(tree, "model", "revision") is not None:
         yield ("model", "revision"), "revision belongs to a hub model: a model from scratch has none"
 
 
@@ -60,32 +57,35 @@ def _scratch(tree: Tree) -> Iterator[Fault]:
     where = ("model", "scratch")
     if tree.get("sft") is None:
         yield where, "a model from scratch needs an sft stage: its tokenizer is trained on the SFT data"
-    width, heads = _int(tree, *where, "hidden_size"), _int(tree, *where, "num_heads")
+    width, heads = whole(tree, *where, "hidden_size"), whole(tree, *where, "num_heads")
     if width and heads:
-        kind = _at(tree, *where, "model_type")
+        kind = at(tree, *where, "model_type")
         unit = 2 if kind in _ROTARY else 8 if kind == "gpt_neox" else 1
         if width % heads:
             yield (*where, "num_heads"), f"num_heads={heads} does not divide hidden_size={width}"
         elif (width // heads) % unit:
             message = f"hidden_size={width} / num_heads={heads} is not a multiple of {unit}: "
             yield (*where, "num_heads"), message + f"{kind} turns the dimensions of a head in pairs"
-    positions = _int(tree, *where, "max_positions")
+    positions = whole(tree, *where, "max_positions")
     if not positions:
         return
     for stage in ("sft", "reward"):
-        longest = _int(tree, stage, "max_length")
+        longest = whole(tree, stage, "max_length")
         if longest and longest > positions:
             message = f"max_length={longest} exceeds model.scratch.max_positions={positions}"
             yield (stage, "max_length"), message
-    prompt, response = _int(tree, "ppo", "max_prompt_length"), _int(tree, "ppo", "sampling", "max_new_tokens")
+    prompt, response = (
+        whole(tree, "ppo", "max_prompt_length"),
+        whole(tree, "ppo", "sampling", "max_new_tokens"),
+    )
     if prompt and response and prompt + response > positions:
         message = f"max_prompt_length={prompt} + sampling.max_new_tokens={response} exceeds "
         yield ("ppo", "max_prompt_length"), message + f"model.scratch.max_positions={positions}"
 
 
 def _training(tree: Tree, stage: str) -> Iterator[Fault]:
-    size, each = _int(tree, stage, "global_batch_size"), _int(tree, stage, "per_device_batch_size")
-    processes = _int(tree, "launch", "num_processes")
+    size, each = whole(tree, stage, "global_batch_size"), whole(tree, stage, "per_device_batch_size")
+    processes = whole(tree, "launch", "num_processes")
     if size and each and size % each:
         yield (
             (stage, "global_batch_size"),
@@ -98,56 +98,12 @@ def _training(tree: Tree, stage: str) -> Iterator[Fault]:
         )
 
 
-def _ppo(tree: Tree) -> Iterator[Fault]:
-    if _at(tree, "ppo", "reward_model") is None:
-        if tree.get("reward") is None:
-            message = "PPO needs a reward model: add a reward section, or name one in ppo.reward_model"
-            yield ("ppo",), message
-        samples = _int(tree, "reward", "num_reference_samples")
-        if _at(tree, "ppo", "shaping", "normalize") == "reference" and samples is not None and samples < 2:
-            yield (
-                ("ppo", "shaping", "normalize"),
-                f"reference needs scores to normalise by: reward.num_reference_samples={samples} gives none",
-            )
-    size, minibatches = _int(tree, "ppo", "global_batch_size"), _int(tree, "ppo", "num_minibatches")
-    processes = _int(tree, "launch", "num_processes")
-    if size and minibatches and size % minibatches:
-        yield (
-            ("ppo", "global_batch_size"),
-            f"global_batch_size={size} is not a multiple of num_minibatches={minibatches}",
-        )
-    elif size and minibatches and processes and (size // minibatches) % processes:
-        yield (
-            ("ppo", "global_batch_size"),
-            f"a minibatch of {size // minibatches} responses does not divide over launch.num_processes={processes}",
-        )
-    shaping = ("ppo", "shaping")
-    if _at(tree, *shaping, "missing_eos") == "none" and _at(tree, *shaping, "missing_eos_penalty") != 1.0:
-        yield (
-            (*shaping, "missing_eos_penalty"),
-            "missing_eos_penalty is set, but missing_eos is none: set it to subtract or replace",
-        )
-
-
 def _names(tree: Tree, stages: list[str]) -> Iterator[Fault]:
     """Two stages under one name would make `@latest` mean a language model today and a reward model tomorrow."""
     taken: dict[str, str] = {}
     for stage in stages:
-        given = _at(tree, stage, "publish_as")
+        given = at(tree, stage, "publish_as")
         name = f"{tree.get('name')}-{stage}" if given is None else str(given)
         if name in taken:
             yield (stage, "publish_as"), f"{name} is the {taken[name]} stage's name already"
         taken[name] = stage
-
-
-def _at(tree: Tree, *path: str) -> Any:
-    """The value at a path, None where it is not there."""
-    value: Any = tree
-    for key in path:
-        value = cast(Tree, value).get(key) if isinstance(value, Mapping) else None
-    return value
-
-
-def _int(tree: Tree, *path: str) -> int | None:
-    value = _at(tree, *path)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -5,6 +5,10 @@ from typing import Literal
 from pydantic import Field
 
 from rlhf.recipe.base import ArtefactName, Section, Seed
+from rlhf.recipe.evaluation import EvaluationSection, WatchSection
+from rlhf.recipe.rewards import RewardSource, ShapingSection
+
+Schedule = Literal["linear", "cosine", "constant"]
 
 
 class KLSection(Section):
@@ -12,8 +16,10 @@ class KLSection(Section):
 
     coef: float = Field(default=0.05, ge=0)
     """KL coefficient (beta); the initial one where `target` is set."""
-    estimator: Literal["k1", "k3"] = "k1"
-    """Per-token estimator in the reward: k1 = log p - log p_ref, k3 = r - 1 - log r (Schulman, "Approximating KL")."""
+    estimator: Literal["k1", "k2", "k3"] = "k1"
+    """Per-token estimator: k1 = log p - log p_ref, k2 = (log p - log p_ref)^2 / 2, k3 = r - 1 - log r with r = p_ref / p (Schulman, "Approximating KL")."""
+    place: Literal["reward", "loss"] = "reward"
+    """In the reward (k1, k3), where the critic sees it, or in the loss (k2, k3), where its gradient is direct."""
     target: float | None = Field(default=None, gt=0)
     """Nats a response; where set, the coefficient adapts to hold it (Ziegler et al. 2019, eq. 2.2)."""
     horizon: int = Field(default=10_000, ge=1)
@@ -27,28 +33,29 @@ class SamplingSection(Section):
     """Longest response, in tokens, EOS included."""
     temperature: float = Field(default=1.0, gt=0)
     """Softmax temperature; log-probabilities of policy and reference are taken at it too."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus: sample from the likeliest tokens that make up this probability; log-probabilities are then taken over the same tokens."""
+    min_p: float = Field(default=0.0, ge=0, lt=1)
+    """Sample only tokens at least this share as likely as the likeliest; log-probabilities are then taken over the same tokens."""
+    stop: list[str] = Field(default_factory=list[str])
+    """Texts that end a response besides EOS; the tokens that complete one belong to the response."""
+    samples_per_prompt: int = Field(default=1, ge=1)
+    """Responses to each prompt of a step; global_batch_size counts responses."""
+    replay: str | None = None
+    """A folder of recorded rollouts (`<run>/ppo/rollouts`): its responses and numbers are taken in place of generation, to debug the update alone."""
     engine: Literal["auto", "hf"] = "auto"
     """Rollout engine: `hf` decodes with transformers and runs everywhere; `auto` takes it and says so in the log."""
-
-
-class ShapingSection(Section):
-    """What happens to a score before the KL penalty, in this order: clip, normalise, missing-EOS penalty."""
-
-    clip: float | None = Field(default=None, gt=0)
-    """Clip scores to [-clip, clip]."""
-    normalize: Literal["none", "reference"] = "none"
-    """`reference`: subtract the mean and divide by the standard deviation that the reward model published for the SFT model's samples."""
-    missing_eos: Literal["none", "subtract", "replace"] = "none"
-    """What a response that did not end in time gets: nothing, its score minus the penalty, or minus the penalty in its place."""
-    missing_eos_penalty: float = Field(default=1.0, ge=0)
-    """The penalty, in units of the shaped score."""
 
 
 class PPOSection(Section):
     """PPO over Accelerate. One step: sample `global_batch_size` responses, then `num_epochs` passes of `num_minibatches` updates."""
 
     reward_model: str | None = None
-    """Reward model to use instead of this recipe's: `registry:NAME@VERSION`, a local folder or a hub id; one label, the policy's tokenizer."""
+    """Reward model to use instead of this recipe's: `registry:NAME@VERSION`, a local folder or a hub id; one label."""
+    rewards: list[RewardSource] = Field(default_factory=list[RewardSource])
+    """Several sources of scores, in place of `reward_model`."""
+    combine: Literal["sum", "mean", "min"] = "sum"
+    """How the sources' weighted scores become one: their sum, their mean, or the lowest (a cautious ensemble: Coste et al. 2023)."""
     num_steps: int = Field(ge=1)
     """Rollout-and-update steps; episodes in all = num_steps x global_batch_size."""
     global_batch_size: int = Field(ge=1)
@@ -63,16 +70,24 @@ class PPOSection(Section):
     """Responses in one generation or scoring pass of one process; per_device_batch_size where left out."""
     learning_rate: float = Field(gt=0)
     """Peak learning rate of AdamW for policy and critic."""
+    critic_learning_rate: float | None = Field(None, gt=0)
+    """The critic's own peak; learning_rate where left out."""
+    schedule: Schedule = "linear"
+    """How the learning rate goes from its peak to the floor."""
+    critic_schedule: Schedule | None = None
+    """The critic's own; schedule where left out."""
     warmup_fraction: float = Field(0.0, ge=0, le=1)
     """Share of the steps in which the learning rate rises linearly; all updates of one step have the same rate."""
     lr_floor_fraction: float = Field(0.0, ge=0, le=1)
-    """The learning rate falls linearly to this share of the peak."""
+    """The share of the peak at which the learning rate ends."""
     adam_eps: float = Field(1e-5, gt=0)
     """AdamW's epsilon; 1e-5 as in the reference implementations (Huang et al. 2024)."""
     weight_decay: float = Field(0.0, ge=0)
     """AdamW's decoupled weight decay."""
     max_grad_norm: float = Field(1.0, gt=0)
-    """Gradients of policy and critic together are clipped to this global norm."""
+    """Gradients are clipped to this global norm."""
+    clip_gradients: Literal["joint", "per_role"] = "joint"
+    """Norm over policy and critic together, or each by its own, so that a critic with large gradients does not slow the policy."""
     gamma: float = Field(1.0, gt=0, le=1)
     """Discount."""
     lam: float = Field(0.95, ge=0, le=1)
@@ -83,6 +98,20 @@ class PPOSection(Section):
     """Clip range of the value; null: no clipping."""
     vf_coef: float = Field(0.1, ge=0)
     """Weight of the value loss."""
+    entropy_coef: float = Field(0.0, ge=0)
+    """Weight of the mean entropy a token, added as a bonus; against a policy that narrows too early."""
+    dual_clip: float | None = Field(None, gt=1)
+    """Bound on the ratio where the advantage is negative (Ye et al. 2020, eq. 5)."""
+    target_kl: float | None = Field(None, gt=0)
+    """Leave out the rest of a step's updates once a minibatch's approxkl from the sampling policy exceeds this."""
+    ptx_coef: float = Field(0.0, ge=0)
+    """PPO-ptx: weight of the SFT loss on `data.sft.train`, added in the same optimizer step (Ouyang et al. 2022, eq. 2); against forgetting."""
+    ptx_batch_size: int = Field(32, ge=1)
+    """SFT rows in one optimizer step, over all processes."""
+    bootstrap_truncated: bool = False
+    """Where a response was cut at max_new_tokens, let the critic's value after its last token stand for the rest; else it counts as finished."""
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    """Evaluate and publish an exponential moving average of the policy, with this decay a step."""
     critic_warmup_steps: int = Field(0, ge=0)
     """First steps in which only the critic trains."""
     whiten_advantages: bool = True
@@ -99,8 +128,10 @@ class PPOSection(Section):
     """Recompute activations in the backward pass."""
     eval_every_steps: int = Field(20, ge=1)
     """Steps between two evaluations on the held-out prompts."""
-    eval_samples_per_prompt: int = Field(4, ge=1)
-    """Responses per held-out prompt in an evaluation."""
+    evaluation: EvaluationSection = EvaluationSection()
+    """Evaluation, selection, early stop."""
+    watch: WatchSection = WatchSection()
+    """Watchdogs."""
     save_every_steps: int = Field(20, ge=1)
     """Steps between two checkpoints."""
     keep_checkpoints: int = Field(2, ge=1)

@@ -13,6 +13,7 @@ from rlhf.recipe.model import ModelSection
 from rlhf.recipe.ppo import PPOSection
 from rlhf.recipe.stages import SPLITS_OF, STAGES, Stage
 from rlhf.recipe.training import RewardSection, SFTSection
+from rlhf.recipe.yamlfile import dotted
 
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 
@@ -60,7 +61,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> "Recipe":
-        faults = [f"{'.'.join(where)}: {message}" for where, message in find_combinations(self.model_dump())]
+        faults = [f"{dotted(where)}: {message}" for where, message in find_combinations(self.model_dump())]
         if faults:
             raise ValueError("\n".join(faults))
         return self

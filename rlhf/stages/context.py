@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import rlhf
 from rlhf.checkpoint import Checkpoints
 from rlhf.errors import ModelError
 from rlhf.models.forward import score_token_lists
-from rlhf.models.load import ModelSource, load_reward_model
+from rlhf.models.load import ModelSource
 from rlhf.models.tokenizer import chat_template_digest, load_tokenizer, tokenizer_digest
 from rlhf.recipe import Recipe, Stage
 from rlhf.registry import Artefact, ManifestDraft, Parent, Registry
@@ -37,6 +37,9 @@ class StageContext:
     recipe: Recipe
     inputs: StageInputs
     run_folder: Path
+    _verified: dict[str, Artefact] = field(
+        default_factory=dict[str, Artefact], init=False, repr=False, compare=False
+    )
 
     @classmethod
     def read(cls, run_folder: Path, stage: Stage) -> "StageContext":
@@ -80,12 +83,24 @@ class StageContext:
             wanted == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         )
 
+    @property
+    def scored_by(self) -> str:
+        """What PPO's scores come from, for records: the reward model, or each source with its name."""
+        inputs = self.inputs
+        if inputs.reward_model is not None:
+            return str(inputs.reward_model)
+        assert self.recipe.ppo is not None
+        named = [
+            (source.name, inputs.reward_models.get(source.name) or source.function or source.url)
+            for source in self.recipe.ppo.rewards
+        ]
+        return ", ".join(f"{name}={origin}" for name, origin in named)
+
     def source(self, model: ModelInput) -> ModelSource:
-        """Where a pinned model's weights lie; every byte of an artefact, and of a local base under it, is proved first."""
+        """Where a pinned model's weights lie; an artefact is proved first, see `artefact`."""
         section = self.recipe.model
         if model.reference is not None:
-            artefact = self.registry.open_verified(model.reference)
-            check_base(artefact)
+            artefact = self.artefact(model.reference)
             return ModelSource(
                 str(artefact.path),
                 trust_remote_code=section.trust_remote_code,
@@ -93,6 +108,18 @@ class StageContext:
             )
         assert model.path is not None
         return ModelSource(model.path, model.revision, section.trust_remote_code, section.attn_implementation)
+
+    def artefact(self, reference: str) -> Artefact:
+        """An artefact, every byte of it and of a local base under it proved; once a process, since weights are large.
+
+        Raises:
+            RegistryError, ModelError: something is not as published.
+        """
+        if reference not in self._verified:
+            artefact = self.registry.open_verified(reference)
+            check_base(artefact)
+            self._verified[reference] = artefact
+        return self._verified[reference]
 
     def tokenizer(self, model: ModelInput) -> PreTrainedTokenizerBase:
         """The model's tokenizer, prepared for all stages; the recipe's chat template replaces the starting model's."""
@@ -106,32 +133,15 @@ class StageContext:
             trust_remote_code=source.trust_remote_code,
         )
 
-    def reward_model(self, policy_tokenizer: PreTrainedTokenizerBase) -> tuple[nn.Module, Artefact | None]:
-        """PPO's reward model: same tokens as the policy's, head proved by its published probe scores.
-
-        Raises:
-            ModelError: another tokenizer or chat template, or scores that differ from those published.
-        """
-        given = self.inputs.reward_model
-        assert given is not None
-        tokenizer = self.tokenizer(given)
-        for what, digest in (("tokenizer", tokenizer_digest), ("chat template", chat_template_digest)):
-            if digest(tokenizer) != digest(policy_tokenizer):
-                raise ModelError(
-                    f"the reward model {given.reference or given.path} has another {what} than the policy "
-                    f"({digest(tokenizer)} against {digest(policy_tokenizer)}): it would score other tokens than it was trained on",
-                    "Train the reward model from the same SFT model: rlhf run RECIPE --from reward.",
-                )
-        model = load_reward_model(self.source(given))
-        artefact = None if given.reference is None else self.registry.resolve(given.reference)
-        if artefact is not None and artefact.manifest.probe is not None:
-            check_probe(model, artefact.manifest.probe, artefact.reference)
-        return model, artefact
-
     def draft(self, tokenizer: PreTrainedTokenizerBase, metrics: dict[str, float]) -> ManifestDraft:
         """The manifest's part that every stage fills the same way."""
         inputs = self.inputs
-        named = (("policy", inputs.policy), ("reward_model", inputs.reward_model))
+        named = [("policy", inputs.policy), ("reward_model", inputs.reward_model)]
+        gold = None if self.recipe.ppo is None else self.recipe.ppo.evaluation.gold
+        named += [
+            ("gold" if gold is not None and name == gold.name else "reward_model", model)
+            for name, model in inputs.reward_models.items()
+        ]
         return ManifestDraft(
             name=self.recipe.artefact_name(self.stage),
             stage=self.stage,

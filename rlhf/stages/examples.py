@@ -65,15 +65,16 @@ def demonstrations(
         encoded = encode_sft(tokenizer, record, chat=chat)
         return Demonstration(encoded.input_ids, encoded.labels_mask, _weight(record))
 
-    def truncate(row: Demonstration) -> Demonstration | None:
+    def truncate(row: Demonstration) -> Demonstration:
         cut = slice(None, section.max_length)
-        if not any(row.labels_mask[cut]):
-            return None
         return Demonstration(row.input_ids[cut], row.labels_mask[cut], row.weight)
 
     located = [(item.record, item.place) for item in load(source, "sft", chat=chat)]
     _check_template(tokenizer, [record for record, _ in located], chat=chat)
-    return _fit(_encode(located, encode), section, lambda row: len(row.input_ids), truncate)
+    rows = _encode(located, encode)
+    if section.over_length == "truncate":
+        _check_labels_stay(rows, section)
+    return _fit(rows, section, lambda row: len(row.input_ids), truncate)
 
 
 def pairs(
@@ -123,7 +124,10 @@ def prompts(
         raise _too_long(
             longer, "ppo.max_prompt_length", max_prompt_length, "Raise it, or remove these prompts."
         )
-    return [Prompt(index, ids, text) for index, ((ids, text), _) in enumerate(encoded)]
+    return [
+        Prompt(index, ids, text, record)
+        for index, (((ids, text), _), (record, _)) in enumerate(zip(encoded, located, strict=True))
+    ]
 
 
 def _check_template(tokenizer: PreTrainedTokenizerBase, records: list[Any], *, chat: bool) -> None:
@@ -175,10 +179,21 @@ def _fit(
     return Examples(_not_empty(kept, section), num_lost, len(longer) - num_lost)
 
 
+def _check_labels_stay(rows: list[tuple[Demonstration, Place]], section: TrainingSection) -> None:
+    """A row without a label would train nothing, and a batch of such rows has a loss of 0 / 0."""
+    bare = [place for row, place in rows if not any(row.labels_mask[: section.max_length])]
+    if bare:
+        raise DataError(
+            f"{len(bare)} row(s) would have no label left within max_length={section.max_length}:\n"
+            + _first([f"  {_where(place)}" for place in bare]),
+            "Raise max_length, shorten these prompts, or set over_length: drop.",
+        )
+
+
 def _not_empty(rows: list[Row], section: TrainingSection) -> list[Row]:
     if not rows:
         raise DataError(
-            f"no row is left: all are longer than max_length={section.max_length} or have no label inside it",
+            f"no row is left: all are longer than max_length={section.max_length}, or equal pairs within it",
             "Raise max_length.",
         )
     return rows

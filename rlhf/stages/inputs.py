@@ -4,9 +4,11 @@ import hashlib
 from pathlib import Path
 from typing import Any, cast
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from rlhf.recipe import SPLITS_OF, Recipe, Stage, digest_of
+from rlhf.recipe.functions import function_file
+from rlhf.recipe.rewards import RewardSource
 
 RECIPE_FILE = "recipe.json"
 INPUTS_FILE = "inputs.json"
@@ -22,8 +24,11 @@ NOT_INPUTS = {
     "gradient_checkpointing",
     "max_ratio_deviation",
     "per_device_rollout_batch_size",
+    "watch",
 }
 """Fields of a stage that do not change what it makes."""
+TRANSPORT = {"batch_size", "timeout_seconds", "retries", "backoff_seconds"}
+"""Those of a source of scores: how a service is asked, not what it answers."""
 
 
 class ModelInput(BaseModel):
@@ -43,6 +48,9 @@ class ModelInput(BaseModel):
     path: str | None = None
     revision: str | None = None
 
+    def __str__(self) -> str:
+        return self.reference or str(self.path)
+
 
 class StageInputs(BaseModel):
     """All that decides a stage's result.
@@ -50,7 +58,8 @@ class StageInputs(BaseModel):
     Attributes:
         stage: its name.
         policy: the causal LM that it starts from; None: from scratch.
-        reward_model: what PPO optimises.
+        reward_model: what PPO optimises, where the recipe has no list of sources.
+        reward_models: source -> model, of the list and of the gold judge.
         data: split -> SHA-256.
         settings: dotted key -> value, of everything in the recipe that counts for this stage.
         digest: over all of this; equal digests mean an equal result.
@@ -61,9 +70,15 @@ class StageInputs(BaseModel):
     stage: Stage
     policy: ModelInput | None
     reward_model: ModelInput | None
+    reward_models: dict[str, ModelInput] = Field(default_factory=dict[str, ModelInput])
     data: dict[str, str]
     settings: dict[str, Any]
     digest: str
+
+    def models(self) -> list[ModelInput]:
+        """All of them."""
+        given = (self.policy, self.reward_model, *self.reward_models.values())
+        return [model for model in given if model is not None]
 
 
 def stage_inputs(
@@ -73,13 +88,14 @@ def stage_inputs(
     policy: ModelInput | None,
     reward_model: ModelInput | None,
     data: dict[str, str],
+    reward_models: dict[str, ModelInput] | None = None,
 ) -> StageInputs:
     """Collect and digest what decides a stage's result; where data lie does not count, their content does."""
     splits = recipe.splits(stage).model_dump(mode="json", exclude_none=True)
     mapping = {split: {key: source[key] for key in ("columns", "extra")} for split, source in splits.items()}
     settings = flatten(
         {
-            stage: recipe.section(stage).model_dump(mode="json", exclude=NOT_INPUTS),
+            stage: recipe.section(stage).model_dump(mode="json", exclude=_not_inputs(stage)),
             "seed": recipe.stage_seed(stage),
             "model": recipe.model.model_dump(mode="json", exclude={"path", "revision"})
             | {"chat_template": _content(recipe.model.chat_template)},
@@ -87,20 +103,47 @@ def stage_inputs(
             "launch": {"mixed_precision": recipe.launch.mixed_precision},
         }
     )
-    decides = {
+    settings |= {f"code.{source.name}": _code(source) for source in judges(recipe, stage) if source.function}
+    judging = reward_models or {}
+    decides: dict[str, Any] = {
         "policy": policy.model_dump() if policy else None,
         "reward_model": reward_model.model_dump() if reward_model else None,
         "data": data,
         "settings": settings,
     }
+    if judging:
+        decides["reward_models"] = {name: model.model_dump() for name, model in judging.items()}
     return StageInputs(
         stage=stage,
         policy=policy,
         reward_model=reward_model,
+        reward_models=judging,
         data=data,
         settings=settings,
         digest=digest_of({"stage": stage, **decides}),
     )
+
+
+def judges(recipe: Recipe, stage: Stage) -> list[RewardSource]:
+    """The sources of scores that a stage lists, the gold judge last; none but in PPO."""
+    if stage != "ppo" or recipe.ppo is None:
+        return []
+    gold = recipe.ppo.evaluation.gold
+    return [*recipe.ppo.rewards, *([gold] if gold is not None else [])]
+
+
+def _not_inputs(stage: Stage) -> dict[str, Any]:
+    left_out: dict[str, Any] = dict.fromkeys(NOT_INPUTS, True)
+    if stage != "ppo":
+        return left_out
+    return left_out | {"rewards": {"__all__": TRANSPORT}, "evaluation": {"gold": TRANSPORT}}
+
+
+def _code(source: RewardSource) -> str | None:
+    """SHA-256 of the file that a reward function lies in; what that file imports does not count."""
+    assert source.function is not None
+    file = function_file(source.function)
+    return None if file is None else _content(str(file))
 
 
 def _content(path: str | None) -> str | None:

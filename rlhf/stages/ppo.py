@@ -10,75 +10,129 @@ from accelerate.utils import set_seed
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from rlhf.models.load import check_plain_logits, disable_dropout, load_causal_lm, load_reward_model
+from rlhf.models.embeddings import fit_embeddings
+from rlhf.models.load import check_plain_logits, disable_dropout, load_causal_lm
 from rlhf.models.tokenizer import stop_token_ids
 from rlhf.ppo.actor_critic import ActorCritic
-from rlhf.ppo.engines.base import GenerationEngine
+from rlhf.ppo.ema import PolicyEMA
 from rlhf.ppo.engines.hf import HFEngine
+from rlhf.ppo.engines.stop_texts import StopTexts
+from rlhf.ppo.evaluation import Evaluator
 from rlhf.ppo.prompts import Prompt, PromptStream
+from rlhf.ppo.ptx import PTX, SFTRow
+from rlhf.ppo.replay import RecordedRollouts, ReplayCollector
 from rlhf.ppo.rewards import ScoreShaping
 from rlhf.ppo.rollout import Collector
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.ppo.update import Updater
+from rlhf.ppo.watch import Watch
 from rlhf.recipe.ppo import PPOSection
-from rlhf.registry import Artefact
+from rlhf.recipe.training import SFTSection
 from rlhf.stages.context import StageContext
-from rlhf.stages.examples import prompts
+from rlhf.stages.examples import demonstrations, prompts
 from rlhf.stages.ppo_checkpoints import PPOSink
 from rlhf.stages.ppo_samples import write_samples
 from rlhf.stages.publish import publish
+from rlhf.stages.reward_sources import Rewards, build_rewards, load_critic
 
 
 def run(context: StageContext) -> bool:
     """Train and publish; False when a signal stopped it after saving."""
     section = context.recipe.ppo
     assert section is not None
-    seed = context.recipe.stage_seed("ppo")
     accelerator = Accelerator(
         mixed_precision="bf16" if context.use_bf16 else "no",
         cpu=not torch.cuda.is_available(),
         log_with=list(context.recipe.trackers) or None,
         project_dir=str(context.folder),
     )
-    set_seed(seed)
+    set_seed(context.recipe.stage_seed("ppo"))
     policy_input = context.inputs.policy
     assert policy_input is not None
     tokenizer = context.tokenizer(policy_input)
+    trainer, sink = _trainer(context, section, tokenizer, accelerator)
+    sink.resume(trainer)
+    if not trainer.train():
+        return False
+    published = trainer.selection.published
+    if published is not None and accelerator.is_main_process:
+        write_samples(context.folder, step=published.step)
+    model = cast(ActorCritic, accelerator.unwrap_model(trainer.model))
+    with trainer.published_weights():
+        publish(
+            context,
+            tokenizer,
+            trainer.published_metrics(),
+            lambda folder: _save(accelerator, model, tokenizer, folder),
+        )
+    accelerator.end_training()
+    return True
+
+
+def _trainer(
+    context: StageContext,
+    section: PPOSection,
+    tokenizer: PreTrainedTokenizerBase,
+    accelerator: Accelerator,
+) -> tuple[PPOTrainer, PPOSink]:
+    seed = context.recipe.stage_seed("ppo")
     training, held_out = _prompts(context, tokenizer, section)
-    parts = _models(context, section, tokenizer, accelerator)
+    batch_size = section.per_device_rollout_batch_size or section.per_device_batch_size
+    rewards = build_rewards(context, tokenizer, accelerator.device, batch_size)
+    parts = _models(context, section, tokenizer, accelerator, rewards)
     collector = Collector(
         section,
         accelerator=accelerator,
-        engine=_engine(section),
+        engine=_engine(section, tokenizer),
         reference=parts.reference,
-        reward_model=parts.reward_model,
+        scorer=rewards.scorer,
         stop_ids=parts.stop_ids,
         seed=seed,
+    )
+    evaluator = Evaluator(
+        section,
+        accelerator=accelerator,
+        collector=collector,
+        reference=parts.reference,
+        prompts=held_out,
+        gold=rewards.gold_scorer,
     )
     sink = PPOSink(context, section, accelerator, tokenizer)
     trainer = PPOTrainer(
         section,
         accelerator=accelerator,
         model=parts.model,
-        collector=collector,
+        collector=_replayed(section, collector),
         updater=Updater(
-            section, accelerator=accelerator, model=parts.model, optimizer=parts.optimizer, seed=seed
+            section,
+            accelerator=accelerator,
+            model=parts.model,
+            optimizer=parts.optimizer,
+            seed=seed,
+            ptx=_ptx(context, section, tokenizer, accelerator),
         ),
-        prompts=PromptStream(training, seed=seed, num_per_step=section.global_batch_size),
-        shaping=_shaping(section, parts.reward_artefact),
+        prompts=PromptStream(
+            training,
+            seed=seed,
+            num_per_step=section.global_batch_size,
+            samples_per_prompt=section.sampling.samples_per_prompt,
+        ),
+        shaping=ScoreShaping(
+            section.shaping,
+            reference_mean=rewards.reference_mean,
+            reference_std=rewards.reference_std,
+        ),
         sink=sink,
-        eval_prompts=held_out,
+        watch=Watch(
+            section.watch,
+            critic_warmup_steps=section.critic_warmup_steps,
+            log=lambda line: accelerator.print(line, flush=True),
+            newest_checkpoint=lambda: _newest(context),
+        ),
+        evaluator=evaluator if held_out else None,
+        ema=parts.ema,
     )
-    sink.resume(trainer)
-    if not trainer.train():
-        return False
-    model = cast(ActorCritic, accelerator.unwrap_model(parts.model))
-    metrics = sink.last_evaluation
-    if held_out:
-        metrics |= write_samples(context, trainer, held_out, tokenizer, reference=parts.reference)
-    publish(context, tokenizer, metrics, lambda folder: _save(accelerator, model, tokenizer, folder))
-    accelerator.end_training()
-    return True
+    return trainer, sink
 
 
 @dataclass(frozen=True)
@@ -86,28 +140,29 @@ class _Parts:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     reference: nn.Module
-    reward_model: nn.Module
-    reward_artefact: Artefact | None
+    ema: PolicyEMA | None
     stop_ids: tuple[int, ...]
 
 
 def _models(
-    context: StageContext, section: PPOSection, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator
+    context: StageContext,
+    section: PPOSection,
+    tokenizer: PreTrainedTokenizerBase,
+    accelerator: Accelerator,
+    rewards: Rewards,
 ) -> _Parts:
     """Policy and reference from the SFT model, critic from the reward model; dropout off in all of them."""
-    policy_input, reward_input = context.inputs.policy, context.inputs.reward_model
+    policy_input = context.inputs.policy
     assert policy_input is not None
-    assert reward_input is not None
-    lora, seed = context.recipe.model.lora, context.recipe.stage_seed("ppo")
-    reward_model, reward_artefact = context.reward_model(tokenizer)
-    policy = load_causal_lm(context.source(policy_input), lora=lora, seed=seed)
+    seed = context.recipe.stage_seed("ppo")
+    policy = load_causal_lm(context.source(policy_input), lora=context.recipe.model.lora, seed=seed)
     reference = load_causal_lm(context.source(policy_input), trainable=False)
-    critic = load_reward_model(context.source(reward_input), trainable=True)
-    for model in (policy, reference, critic, reward_model):
+    critic = load_critic(context, rewards, tokenizer)
+    for model in (policy, reference, critic):
+        fit_embeddings(model, tokenizer, seed=seed)
         disable_dropout(model)
     check_plain_logits(policy)
-    for model in (reference, reward_model):
-        model.requires_grad_(False).to(accelerator.device).eval()
+    reference.requires_grad_(False).to(accelerator.device).eval()
     if section.gradient_checkpointing:
         for model in (policy, critic):
             cast(Any, model).gradient_checkpointing_enable()
@@ -123,14 +178,55 @@ def _models(
     )
     stop_ids = stop_token_ids(tokenizer, getattr(policy.generation_config, "eos_token_id", None))
     model, prepared = accelerator.prepare(actor_critic, optimizer)
-    return _Parts(model, prepared, reference, reward_model, reward_artefact, stop_ids)
+    # After prepare, which moves the weights: the average lies where they do.
+    ema = None if section.ema_decay is None else PolicyEMA(policy, decay=section.ema_decay)
+    return _Parts(model, prepared, reference, ema, stop_ids)
 
 
-def _engine(section: PPOSection) -> GenerationEngine:
+def _newest(context: StageContext) -> str | None:
+    newest = context.checkpoints.newest()
+    return None if newest is None else str(newest.path)
+
+
+def _engine(section: PPOSection, tokenizer: PreTrainedTokenizerBase) -> HFEngine:
     """The recipe's rollout engine; `auto` says which it takes."""
     if section.sampling.engine == "auto":
         print("rollout engine: hf", flush=True)
-    return HFEngine()
+    stop = section.sampling.stop
+    return HFEngine(StopTexts(tokenizer, stop) if stop else None)
+
+
+def _replayed(section: PPOSection, collector: Collector) -> Collector | ReplayCollector:
+    replay = section.sampling.replay
+    if replay is None:
+        return collector
+    print(f"training steps are taken from {replay}", flush=True)
+    return ReplayCollector(collector, RecordedRollouts(Path(replay)), section)
+
+
+def _ptx(
+    context: StageContext,
+    section: PPOSection,
+    tokenizer: PreTrainedTokenizerBase,
+    accelerator: Accelerator,
+) -> PTX | None:
+    """The SFT split for PPO-ptx, by the SFT stage's own length rule where there is one."""
+    splits = context.recipe.data.sft
+    if not section.ptx_coef or splits is None:
+        return None
+    rule = context.recipe.sft or SFTSection.model_validate(
+        {
+            "learning_rate": section.learning_rate,
+            "global_batch_size": 1,
+            "per_device_batch_size": 1,
+            "max_length": section.max_prompt_length + section.sampling.max_new_tokens,
+            "over_length": "drop",
+        }
+    )
+    examples = demonstrations(tokenizer, splits.train, rule, chat=context.recipe.data.chat)
+    print(f"ptx: {examples}", flush=True)
+    rows = [SFTRow(row.input_ids, row.labels_mask, row.weight) for row in examples.rows]
+    return PTX(rows, section, accelerator=accelerator, seed=context.recipe.stage_seed("ppo"))
 
 
 def _prompts(
@@ -141,15 +237,6 @@ def _prompts(
     if splits.eval is None:
         return training, []
     return training, prompts(tokenizer, splits.eval, chat=chat, max_prompt_length=section.max_prompt_length)
-
-
-def _shaping(section: PPOSection, reward_artefact: Artefact | None) -> ScoreShaping:
-    stats = None if reward_artefact is None else reward_artefact.manifest.reward_stats
-    return ScoreShaping(
-        section.shaping,
-        reference_mean=None if stats is None else stats.mean,
-        reference_std=None if stats is None else stats.std,
-    )
 
 
 def _save(

@@ -1,23 +1,29 @@
-"""What becomes of a PPO step: metrics, rollout records in Parquet, checkpoints; and resuming from the newest one."""
+"""What becomes of a PPO step: metrics, rollout records in Parquet, tables of samples, checkpoints; and resuming from the newest one."""
+
+from collections.abc import Collection
 
 from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from rlhf.checkpoint import Checkpoint
 from rlhf.errors import CheckpointError
 from rlhf.metrics import MetricsLog
 from rlhf.ppo.episodes import Rollout
+from rlhf.ppo.evaluation import Evaluation
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.recipe.ppo import PPOSection
 from rlhf.stages.agreement import any_rank
 from rlhf.stages.context import StageContext
 from rlhf.stages.inputs import METRICS_FILE, flatten
+from rlhf.stages.offending import write_offending
+from rlhf.stages.ppo_samples import write_table
 from rlhf.stages.rollout_records import write_rollout
 from rlhf.stages.signals import stop_requested
 
 
 class PPOSink:
-    """See `rlhf.ppo.trainer.StepSink`."""
+    """See `rlhf.ppo.sink.StepSink`."""
 
     def __init__(
         self,
@@ -31,17 +37,14 @@ class PPOSink:
         self.accelerator = accelerator
         self.tokenizer = tokenizer
         self.checkpoints = context.checkpoints
-        self.last_evaluation: dict[str, float] = {}
         self.metrics: MetricsLog | None = None
-        self._trainer: PPOTrainer | None = None
 
     def resume(self, trainer: PPOTrainer) -> None:
         """Go on from the newest complete checkpoint, if there is one; every rank must find the same.
 
         Raises:
-            CheckpointError: it was written by another number of processes, or lacks a piece.
+            CheckpointError: it was written by another number of processes, or lacks a piece; or the best one is gone.
         """
-        self._trainer = trainer
         accelerator = self.accelerator
         accelerator.register_for_checkpointing(trainer)
         newest = self.checkpoints.newest()
@@ -49,6 +52,8 @@ class PPOSink:
             accelerator.load_state(str(newest.path))
             if trainer.step != newest.step:
                 raise CheckpointError(f"{newest.path} holds step {trainer.step}, not {newest.step}")
+            if trainer.selection.best is not None:
+                self._complete(trainer.selection.best.step)
         self.metrics = MetricsLog(
             self.context.folder / METRICS_FILE,
             total_steps=self.section.num_steps,
@@ -63,8 +68,6 @@ class PPOSink:
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Write to metrics.jsonl and the trackers."""
-        if any(name.startswith("eval/") for name in metrics):
-            self.last_evaluation = dict(metrics)
         assert self.metrics is not None
         self.metrics.write(step, metrics)
         if self.context.recipe.trackers:
@@ -84,12 +87,37 @@ class PPOSink:
             num_ranks=accelerator.num_processes,
         )
 
-    def save_if_due(self, step: int) -> bool:
-        """Save every so many steps, at the end, and when any rank was asked to stop."""
-        accelerator = self.accelerator
+    def record_offending(self, step: int, rollout: Rollout, rows: list[int]) -> None:
+        """Write the rows that an update failed on; every rank holds them, so the first one writes."""
+        if rows and self.accelerator.is_main_process:
+            path = write_offending(self.context.folder, rollout, rows, step, self.tokenizer)
+            print(f"the offending responses are in {path}", flush=True)
+
+    def table(self, step: int, evaluation: Evaluation) -> None:
+        """Write the evaluation's table of samples."""
+        num_shown = self.section.evaluation.num_shown
+        if self.accelerator.is_main_process:
+            write_table(self.context.folder, self.tokenizer, evaluation, step=step, num_shown=num_shown)
+
+    def save_if_due(self, step: int, *, due: bool, keep_steps: Collection[int]) -> bool:
+        """Save every so many steps, at the end, where the trainer says so, and when any rank was asked to stop."""
+        accelerator, section = self.accelerator, self.section
         stop = any_rank(accelerator, stop_requested())
-        if not (stop or step % self.section.save_every_steps == 0 or step == self.section.num_steps):
+        if not (stop or due or step % section.save_every_steps == 0 or step == section.num_steps):
             return stop
+        self._save(step, keep_steps)
+        return stop
+
+    def restore(self, step: int) -> None:
+        """Load the complete checkpoint of a step; all ranks together.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        self.accelerator.load_state(str(self._complete(step).path))
+
+    def _save(self, step: int, keep_steps: Collection[int]) -> None:
+        accelerator = self.accelerator
         writing = self.checkpoints.folder / f".writing-step-{step}"
         if accelerator.is_main_process:
             writing = self.checkpoints.begin(step)
@@ -99,6 +127,14 @@ class PPOSink:
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             self.checkpoints.commit(step)
-            self.checkpoints.prune(self.section.keep_checkpoints)
+            self.checkpoints.prune(self.section.keep_checkpoints, keep_steps)
         accelerator.wait_for_everyone()
-        return stop
+
+    def _complete(self, step: int) -> Checkpoint:
+        for checkpoint in self.checkpoints.complete():
+            if checkpoint.step == step:
+                return checkpoint
+        raise CheckpointError(
+            f"{self.checkpoints.folder} has no undamaged checkpoint of step {step}, which is the best so far",
+            "Put it back, or start the stage anew with --fresh.",
+        )

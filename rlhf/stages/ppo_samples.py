@@ -1,63 +1,99 @@
-"""The same held-out prompts answered by the SFT model and by the PPO model, side by side, with their scores."""
+"""Held-out prompts with what SFT and PPO model answer, for people: a table an evaluation, and the published model's as `samples.json`."""
 
 import json
-from typing import cast
+from pathlib import Path
+from typing import Any
 
-from torch import nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.durable import write_atomic
-from rlhf.ppo.actor_critic import ActorCritic
+from rlhf.errors import CheckpointError
 from rlhf.ppo.episodes import Rollout
-from rlhf.ppo.measures import evaluation_metrics
-from rlhf.ppo.noise import EVALUATION_STREAM
-from rlhf.ppo.prompts import Prompt
-from rlhf.ppo.trainer import PPOTrainer
-from rlhf.stages.context import StageContext
+from rlhf.ppo.evaluation import Evaluation
 
 SAMPLES_FILE = "samples.json"
-NUM_SHOWN = 6
+TABLES_FOLDER = "evaluations"
 
 
-def write_samples(
-    context: StageContext,
-    trainer: PPOTrainer,
-    prompts: list[Prompt],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    reference: nn.Module,
-) -> dict[str, float]:
-    """Sample both models with the same noise, write a few pairs for people to read, return both models' metrics."""
-    section = trainer.section
-    batch = [(prompt, sample) for prompt in prompts for sample in range(section.eval_samples_per_prompt)]
-    actor = cast(ActorCritic, trainer.accelerator.unwrap_model(trainer.model))
-    before = ActorCritic(reference, actor.critic, temperature=section.sampling.temperature)
-    rollouts = {
-        name: trainer.collector.collect(
-            model, batch, 0, stream=EVALUATION_STREAM, temperature=section.sampling.temperature
+def write_table(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, evaluation: Evaluation, *, step: int, num_shown: int
+) -> None:
+    """Write `evaluations/step-N.jsonl`, a line for each of the first `num_shown` prompts; rank 0 alone.
+
+    A line has the prompt, the SFT model's first answer, the policy's greedy answer and its sampled ones, each with its
+    score, the scores by source where there are any, and the gold judge's where one is asked.
+    """
+    rows = [_row(tokenizer, evaluation, number) for number in range(min(num_shown, len(evaluation.prompts)))]
+    path = _table(folder, step)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+
+
+def write_samples(folder: Path, *, step: int) -> None:
+    """Write `samples.json`, both models' first answers side by side, from the table of the published step; rank 0 alone.
+
+    Nothing is written where the table is empty.
+
+    Raises:
+        CheckpointError: the table is gone.
+    """
+    path = _table(folder, step)
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path}, which holds the answers of the model to be published, is gone",
+            "Run again with --fresh.",
         )
-        for name, model in (("sft", before), ("ppo", actor))
+    rows: list[dict[str, Any]] = [
+        json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]
+    ]
+    samples = [
+        {
+            "prompt": row["prompt"],
+            "sft": row["sft"]["answer"],
+            "sft_score": row["sft"]["score"],
+            "ppo": row["sampled"][0]["answer"],
+            "ppo_score": row["sampled"][0]["score"],
+        }
+        for row in rows
+    ]
+    if samples:
+        write_atomic(folder / SAMPLES_FILE, json.dumps(samples, ensure_ascii=False, indent=1).encode())
+
+
+def _table(folder: Path, step: int) -> Path:
+    return folder / TABLES_FOLDER / f"step-{step}.jsonl"
+
+
+def _row(tokenizer: PreTrainedTokenizerBase, evaluation: Evaluation, number: int) -> dict[str, Any]:
+    baseline = evaluation.baseline
+    each = len(baseline.response_ids) // len(evaluation.prompts)
+    sft = {
+        "answer": _text(tokenizer, baseline.response_ids[number * each]),
+        "score": float(baseline.scores[number, 0]),
     }
-    if trainer.accelerator.is_main_process:
-        shown = _shown(rollouts, tokenizer, prompts, section.eval_samples_per_prompt)
-        content = json.dumps(shown, ensure_ascii=False, indent=1)
-        write_atomic(context.folder / SAMPLES_FILE, content.encode())
-    metrics = evaluation_metrics(rollouts["ppo"])
-    return metrics | {
-        name.replace("eval/", "eval/sft_"): value
-        for name, value in evaluation_metrics(rollouts["sft"]).items()
+    if baseline.gold is not None:
+        sft["gold_score"] = float(baseline.gold[number, 0])
+    places = range(number * each, (number + 1) * each)
+    return {
+        "prompt": evaluation.prompts[number].text,
+        "sft": sft,
+        "greedy": _answer(tokenizer, evaluation.greedy, number, None),
+        "sampled": [_answer(tokenizer, evaluation.sampled, place, evaluation.gold) for place in places],
     }
 
 
-def _shown(
-    rollouts: dict[str, Rollout], tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt], samples: int
-) -> list[dict[str, object]]:
-    shown: list[dict[str, object]] = []
-    for number, prompt in enumerate(prompts[:NUM_SHOWN]):
-        entry: dict[str, object] = {"prompt": prompt.text}
-        for name, rollout in rollouts.items():
-            episode = rollout.episodes[number * samples]
-            entry[name] = tokenizer.decode(episode.response_ids, skip_special_tokens=True)
-            entry[f"{name}_score"] = episode.score
-        shown.append(entry)
-    return shown
+def _answer(
+    tokenizer: PreTrainedTokenizerBase, rollout: Rollout, place: int, gold: Tensor | None
+) -> dict[str, Any]:
+    episode = rollout.episodes[place]
+    answer: dict[str, Any] = {"answer": _text(tokenizer, episode.response_ids), "score": episode.score}
+    if episode.scores:
+        answer["scores"] = episode.scores
+    if gold is not None:
+        answer["gold_score"] = float(gold[place])
+    return answer
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    return str(tokenizer.decode(ids, skip_special_tokens=True))

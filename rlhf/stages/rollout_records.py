@@ -38,7 +38,6 @@ def write_rollout(
         rank, num_ranks: this process among all.
     """
     assert context.inputs.policy is not None
-    assert context.inputs.reward_model is not None
     records = [
         _record(context, tokenizer, rollout, computed, row, step, kl_coef)
         for row in range(rank, rollout.num_episodes, num_ranks)
@@ -78,16 +77,18 @@ def _record(
         returns=returns,
         engine_logprobs=episode.engine_logprobs.tolist(),
         score=episode.score,
-        scores={"reward_model": episode.score},
+        scores=episode.scores or {"reward_model": episode.score},
         shaped_score=float(computed["shaped"][row]),
-        finish_reason="eos" if episode.ended else "length",
+        finish_reason=episode.finish_reason,
         policy=_name(context.inputs.policy),
-        reward_model=_name(context.inputs.reward_model),
+        reward_model=context.scored_by,
         step=step,
         seed=context.recipe.stage_seed("ppo"),
         prompt_id=episode.prompt_id,
         sample_index=episode.sample_index,
         kl_coef=kl_coef,
+        bootstrap_value=episode.bootstrap_value,
+        metadata=episode.metadata,
     )
 
 
@@ -107,7 +108,7 @@ SCHEMA = pa.schema(
         *((name, pa.string()) for name in ("prompt", "response")),
         *((name, pa.list_(pa.int64())) for name in ("prompt_ids", "response_ids")),
         *((name, pa.list_(pa.float32())) for name in _FLOATS),
-        *((name, pa.float64()) for name in ("score", "shaped_score", "kl_coef")),
+        *((name, pa.float64()) for name in ("score", "shaped_score", "kl_coef", "bootstrap_value")),
         *((name, pa.string()) for name in ("finish_reason", "policy", "reward_model", "scores", "metadata")),
         *((name, pa.int64()) for name in ("step", "seed", "prompt_id", "sample_index")),
     ]

@@ -59,8 +59,10 @@ class RolloutRecord(Record):
     """The generation engine's own log-probabilities; absent where it gives none."""
     kl_coef: float | None = Field(None, ge=0)
     """The KL coefficient in force when this was sampled."""
+    bootstrap_value: float | None = None
+    """The critic's value after the last token of a response that was cut, where it stands for the rest; else 0."""
     metadata: Metadata = Field(default_factory=dict)
-    """Anything else; carried along, never trained on."""
+    """The prompt's metadata; carried along, never trained on."""
 
     @model_validator(mode="after")
     def _one_number_a_token(self) -> "RolloutRecord":

@@ -104,7 +104,7 @@ def test_ppo_samples_the_same_tokens_and_says_the_same_of_them(one, two_from_one
         assert second[key]["score"] == pytest.approx(row["score"], abs=1e-4)
 
 
-def test_ppo_measures_the_same(one, two_from_one):
+def test_line_25_ppo_measures_the_same(one, two_from_one):
     first, second = lines(one, "ppo"), lines(two_from_one, "ppo")
     assert [line["step"] for line in first] == [0, 1, 1, 2, 2]
     for a, b in zip(first, second, strict=True):
@@ -113,7 +113,7 @@ def test_ppo_measures_the_same(one, two_from_one):
     assert min(norms) > 0.01
 
 
-def test_ppo_ends_with_the_same_weights(one, two_from_one):
+def test_line_20_ppo_ends_with_the_same_weights(one, two_from_one):
     first, second = artefact(one, "tiny-ppo"), artefact(two_from_one, "two-ppo")
     assert_close(first, second, 1e-4)
     assert_close(first / "critic", second / "critic", 1e-4)

@@ -89,7 +89,7 @@ def assert_same_weights(one, other):
 
 
 @pytest.mark.parametrize("step", [2, 3])
-def test_ppo(uninterrupted, copy, monkeypatch, step):
+def test_line_29_ppo_stopped_and_resumed_equals_uninterrupted(uninterrupted, copy, monkeypatch, step):
     """At a checkpoint that was due, and at one that the signal asked for."""
     recipe, made = uninterrupted
     here = copy("ppo")

@@ -15,9 +15,15 @@ from rlhf.recipe import load_recipe
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LOGGED = {
-    "rlhf/ppo/measures.py": ("rollout_metrics", "evaluation_metrics"),
+    "rlhf/ppo/measures.py": (
+        *("rollout_metrics", "evaluation_metrics", "paired_metrics"),
+        "_scores_by_source",
+    ),
+    "rlhf/ppo/evaluation.py": ("evaluate", "_against_best_of_n"),
     "rlhf/ppo/update.py": ("_metrics",),
     "rlhf/ppo/trainer.py": ("train", "_timing"),
+    "rlhf/ppo/sources/measures.py": ("source_metrics",),
+    "rlhf/ppo/watch.py": ("check",),
 }
 """Where PPO's metrics get their names."""
 REPORTED = ("reward_report", "_by_margin")
@@ -110,7 +116,7 @@ def _logged() -> set[str]:
 
 
 def _literal_names(file: str, functions: tuple[str, ...]) -> set[str]:
-    """Text keys of mappings written out in these functions, and those set one by one."""
+    """Text keys of mappings written out in these functions, and those set one by one; what varies in them is NAME."""
     tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
     bodies = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name in functions]
     assert {body.name for body in bodies} == set(functions), file
@@ -122,7 +128,12 @@ def _literal_names(file: str, functions: tuple[str, ...]) -> set[str]:
         elif isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store):
             keys = [node.slice]
         names |= {key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str)}
+        names |= {_pattern(key) for key in keys if isinstance(key, ast.JoinedStr)}
     return names
+
+
+def _pattern(key: ast.JoinedStr) -> str:
+    return "".join(str(part.value) if isinstance(part, ast.Constant) else "NAME" for part in key.values)
 
 
 def _explained() -> set[str]:

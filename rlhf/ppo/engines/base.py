@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 from torch import Tensor, nn
+
+from rlhf.ppo.episodes import FinishReason
 
 
 @dataclass(frozen=True)
@@ -14,11 +17,16 @@ class Generation:
         response_ids: [B, T] int64, right-padded with 0.
         response_mask: [B, T] bool, True on sampled tokens, the stop token included.
         logprobs: [B, T] float32, the engine's own log-probabilities of the sampled tokens, 0 outside the mask.
+        finish_reasons: [B] how each response ended; `eos` where a stop token also completes a stop text.
+        support: for each row, for each of its tokens, the ids (int32, ascending) that it was sampled from; None
+            where that is the whole vocabulary.
     """
 
     response_ids: Tensor
     response_mask: Tensor
     logprobs: Tensor
+    finish_reasons: list[FinishReason]
+    support: list[list[np.ndarray]] | None = None
 
 
 class GenerationEngine(Protocol):
@@ -33,6 +41,8 @@ class GenerationEngine(Protocol):
         *,
         temperature: float,
         stop_ids: tuple[int, ...],
+        top_p: float = 1.0,
+        min_p: float = 0.0,
     ) -> Generation:
         """Sample one response a row.
 
@@ -42,7 +52,9 @@ class GenerationEngine(Protocol):
             prompt_mask: [B, P] bool, True on real tokens.
             noise: [B, T] float32 in [0, 1); token t of a row is the inverse of the CDF at noise[row, t].
                 T is the longest response.
-            temperature: softmax temperature; 0 takes the likeliest token.
+            temperature: softmax temperature; 0 takes the likeliest token, and then there is no support.
             stop_ids: tokens that end a response.
+            top_p: sample from the likeliest tokens that make up this probability.
+            min_p: sample only tokens at least this share as likely as the likeliest.
         """
         ...

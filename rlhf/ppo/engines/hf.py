@@ -2,16 +2,27 @@
 
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
 from rlhf.models.load import backbone_of, output_head_of
 from rlhf.ppo.engines.base import Generation
+from rlhf.ppo.engines.sampling import Draw, sample_tokens
+from rlhf.ppo.engines.stop_texts import StopTexts
+from rlhf.ppo.episodes import FinishReason
 
 
 class HFEngine:
-    """Decodes token by token; rows that have ended leave the batch once they are a quarter of it."""
+    """Decodes token by token; rows that have ended leave the batch once they are a quarter of it.
+
+    Args:
+        stop_texts: texts that end a response besides its stop tokens.
+    """
+
+    def __init__(self, stop_texts: StopTexts | None = None) -> None:
+        self.stop_texts = stop_texts
 
     @torch.no_grad()
     def generate(
@@ -23,67 +34,91 @@ class HFEngine:
         *,
         temperature: float,
         stop_ids: tuple[int, ...],
+        top_p: float = 1.0,
+        min_p: float = 0.0,
     ) -> Generation:
         """See `GenerationEngine.generate`."""
         num_rows, num_tokens = noise.shape
-        device = prompt_ids.device
-        response_ids = torch.zeros(num_rows, num_tokens, dtype=torch.long, device=device)
-        response_mask = torch.zeros(num_rows, num_tokens, dtype=torch.bool, device=device)
-        logprobs = torch.zeros(num_rows, num_tokens, dtype=torch.float32, device=device)
-        stops = torch.tensor(stop_ids, device=device)
+        written = _Written(num_rows, num_tokens, stop_ids, self.stop_texts, prompt_ids.device)
         head, backbone = output_head_of(policy), backbone_of(policy)
-        cache, mask, rows = DynamicCache(), prompt_mask, torch.arange(num_rows, device=device)
+        cache, mask, rows = DynamicCache(), prompt_mask, torch.arange(num_rows, device=prompt_ids.device)
         ids, positions = prompt_ids, (prompt_mask.long().cumsum(dim=1) - 1).clamp(min=0)
-        ended = torch.zeros(num_rows, dtype=torch.bool, device=device)
         for t in range(num_tokens):
             hidden = _last_hidden(backbone, ids, mask, positions, cache)
-            tokens, token_logprobs = sample_tokens(head(hidden), noise[rows, t], temperature)
-            response_ids[rows, t] = tokens.masked_fill(ended, 0)
-            response_mask[rows, t] = ~ended
-            logprobs[rows, t] = token_logprobs.masked_fill(ended, 0.0)
-            ended = ended | torch.isin(tokens, stops)
+            draw = sample_tokens(head(hidden), noise[rows, t], temperature, top_p=top_p, min_p=min_p)
+            written.add(t, rows, draw)
+            ended = written.ended[rows]
             num_ended = int(ended.sum())
             if num_ended == len(rows):
                 break
-            ids, positions = tokens[:, None], positions[:, -1:] + 1
+            ids, positions = draw.tokens[:, None], positions[:, -1:] + 1
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
             if num_ended * 4 >= len(rows):
                 keep = torch.nonzero(~ended).squeeze(1)
                 cache.batch_select_indices(keep)
-                rows, ids, positions, mask, ended = (
-                    rows[keep],
-                    ids[keep],
-                    positions[keep],
-                    mask[keep],
-                    ended[keep],
-                )
-        length = max(int(response_mask.any(dim=0).sum()), 1)
-        return Generation(response_ids[:, :length], response_mask[:, :length], logprobs[:, :length])
+                rows, ids, positions, mask = rows[keep], ids[keep], positions[keep], mask[keep]
+        return written.generation()
 
 
-def sample_tokens(logits: Tensor, noise: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Draw by the inverse of the cumulative distribution, so that one number decides one token.
+class _Written:
+    """What has been sampled so far, all rows, and which of them have ended by what."""
 
-    Args:
-        logits: [B, V], any float dtype; the maths is float32.
-        noise: [B] float32 in [0, 1).
-        temperature: softmax temperature; 0 takes the likeliest token.
+    def __init__(
+        self,
+        num_rows: int,
+        num_tokens: int,
+        stop_ids: tuple[int, ...],
+        stop_texts: StopTexts | None,
+        device: torch.device,
+    ) -> None:
+        self.stops = torch.tensor(stop_ids, device=device)
+        self.stop_texts = stop_texts
+        self.response_ids = torch.zeros(num_rows, num_tokens, dtype=torch.long, device=device)
+        self.response_mask = torch.zeros(num_rows, num_tokens, dtype=torch.bool, device=device)
+        self.logprobs = torch.zeros(num_rows, num_tokens, dtype=torch.float32, device=device)
+        self.by_token = torch.zeros(num_rows, dtype=torch.bool, device=device)
+        self.by_text = torch.zeros(num_rows, dtype=torch.bool, device=device)
+        self.support: list[list[np.ndarray]] = [[] for _ in range(num_rows)]
+        self.has_support = False
 
-    Returns:
-        tokens [B] int64 and their log-probabilities [B] float32 (at temperature 1 where it is 0).
-    """
-    logits = logits.float()
-    if temperature == 0:
-        tokens = logits.argmax(dim=-1)
-    else:
-        logits = logits / temperature
-        cumulative = logits.softmax(dim=-1).cumsum(dim=-1)
-        # Rounding leaves the last entry near 1, not at it: scaling keeps noise close to 1 inside the vocabulary.
-        threshold = (noise[:, None] * cumulative[:, -1:]).contiguous()
-        tokens = (
-            torch.searchsorted(cumulative, threshold, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
+    @property
+    def ended(self) -> Tensor:
+        """[B] bool."""
+        return self.by_token | self.by_text
+
+    def add(self, t: int, rows: Tensor, draw: Draw) -> None:
+        """Token t of some rows; those that had ended stay as they are."""
+        ended = self.ended[rows]
+        self.response_ids[rows, t] = draw.tokens.masked_fill(ended, 0)
+        self.response_mask[rows, t] = ~ended
+        self.logprobs[rows, t] = draw.logprobs.masked_fill(ended, 0.0)
+        if draw.support is not None:
+            self._add_support(rows[~ended], draw.support[~ended])
+        self.by_token[rows] |= torch.isin(draw.tokens, self.stops) & ~ended
+        if self.stop_texts is not None:
+            self.by_text[rows] |= self.stop_texts.completed(self.response_ids[rows, : t + 1])
+
+    def generation(self) -> Generation:
+        """Cut to the longest response."""
+        length = max(int(self.response_mask.any(dim=0).sum()), 1)
+        reasons: list[FinishReason] = [
+            "eos" if token else "stop" if text else "length"
+            for token, text in zip(self.by_token.tolist(), self.by_text.tolist(), strict=True)
+        ]
+        return Generation(
+            self.response_ids[:, :length],
+            self.response_mask[:, :length],
+            self.logprobs[:, :length],
+            reasons,
+            self.support if self.has_support else None,
         )
-    return tokens, logits.log_softmax(dim=-1).gather(1, tokens[:, None]).squeeze(1)
+
+    def _add_support(self, rows: Tensor, support: Tensor) -> None:
+        self.has_support = True
+        ids = support.nonzero()[:, 1].int().cpu().numpy()
+        ends = support.sum(dim=1).cumsum(dim=0).tolist()
+        for row, part in zip(rows.tolist(), np.split(ids, ends[:-1]), strict=True):
+            self.support[row].append(part)
 
 
 def _last_hidden(

@@ -52,7 +52,7 @@ def alone(model, row):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("pad", [pad_left, pad_right])
 @torch.no_grad()
-def test_padded_rows_have_the_hidden_states_and_scores_of_unpadded_ones(kind, pad):
+def test_line_02_padded_rows_have_the_hidden_states_and_scores_of_unpadded_ones(kind, pad):
     model = reward_model(kind)
     ids, mask = pad(ROWS, CPU)
     hidden = hidden_states(model, ids, mask)
@@ -84,7 +84,7 @@ def test_scores_are_those_of_transformers_where_pad_is_not_eos(kind):
 
 
 @torch.no_grad()
-def test_transformers_with_pad_equal_to_eos_reads_the_score_too_early():
+def test_line_03_transformers_with_pad_equal_to_eos_reads_the_score_too_early():
     """Why the pad token is never EOS here."""
     model = reward_model("llama")
     model.config.pad_token_id = EOS

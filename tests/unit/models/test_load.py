@@ -96,7 +96,7 @@ def test_tied_weights_that_are_stored_once_are_fine(base):
     load_causal_lm(ModelSource(str(base)))
 
 
-def test_a_reward_model_without_its_head_is_refused(base, tmp_path):
+def test_line_26_a_reward_model_without_its_head_is_refused(base, tmp_path):
     with pytest.raises(ModelError):
         load_reward_model(ModelSource(str(base)))
     new_reward_model(ModelSource(str(base)), lora=None, pad_token_id=0, seed=1).save_pretrained(
@@ -190,7 +190,7 @@ def test_only_adapter_and_head_are_trained_and_the_base_stays_bit_for_bit(adapte
 
 
 @torch.no_grad()
-def test_saved_adapters_load_with_all_their_weights(adapters):
+def test_line_26_saved_adapters_load_with_all_their_weights(adapters):
     folders, models, _ = adapters
     for stage in ("sft", "ppo"):
         loaded = load_causal_lm(ModelSource(str(folders[stage])), trainable=False).eval()

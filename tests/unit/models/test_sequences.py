@@ -20,7 +20,7 @@ def labels(encoded: Encoded) -> list[int]:
 
 
 @pytest.mark.parametrize("style", CHATS)
-def test_labels_are_the_answers_and_their_ends(style: str) -> None:
+def test_line_05_labels_are_the_answers_and_their_ends(style: str) -> None:
     make, end = CHATS[style]
     tokenizer = make()
     encoded = encode_sft(tokenizer, SFTRecord(messages=turns("the film ?", "good", "and there ?", "was bad")))
@@ -58,7 +58,7 @@ def test_a_conversation_begins_with_the_prompt_that_ppo_feeds_at_each_turn(style
 
 
 @pytest.mark.parametrize("style", CHATS)
-def test_the_reward_model_sees_what_ppo_and_sft_see(style: str) -> None:
+def test_line_04_the_reward_model_sees_what_ppo_and_sft_see(style: str) -> None:
     tokenizer = CHATS[style][0]()
     prompt, good, bad = turns("the film ?"), turns("?", "good")[1:], turns("?", "bad")[1:]
     chosen, rejected = encode_pair(tokenizer, PreferenceRecord(prompt=prompt, chosen=good, rejected=bad))
@@ -73,7 +73,7 @@ def test_the_reward_model_sees_what_ppo_and_sft_see(style: str) -> None:
 
 
 @pytest.mark.parametrize("style", CHATS)
-def test_an_empty_answer_is_its_end_token_alone(style: str) -> None:
+def test_line_01_an_empty_answer_is_its_end_token_alone(style: str) -> None:
     tokenizer = CHATS[style][0]()
     ids = encode_completion(tokenizer, "the film ?", "", chat=True)
     lead = tokenizer.chat_template == MISTRAL  # this template writes a space first
@@ -103,7 +103,7 @@ def test_a_default_system_turn_is_in_prompt_and_demonstration() -> None:
     assert tokenizer.decode(encoded.input_ids) == head + "good<|im_end|>"
 
 
-def test_a_template_decides_on_bos_and_text_gets_the_tokenizers_own() -> None:
+def test_line_05_a_template_decides_on_bos_and_text_gets_the_tokenizers_own() -> None:
     assert encode_prompt(llama3(), "Hi", chat=True).count(0) == 1
     assert encode_prompt(llama3(), "Hi").count(0) == 0  # this tokenizer adds none to text
     tokenizer = metaspace("first", MISTRAL)
@@ -115,7 +115,7 @@ def test_a_template_decides_on_bos_and_text_gets_the_tokenizers_own() -> None:
         assert encode_prompt(tokenizer, text).count(1) == 1
 
 
-def test_with_pad_equal_to_eos_the_final_eos_is_a_label() -> None:
+def test_line_01_with_pad_equal_to_eos_the_final_eos_is_a_label() -> None:
     tokenizer = byte_level("<e>", eos_token="<e>", pad_token="<e>", bos_token="<e>")
     encoded = encode_sft(tokenizer, SFTRecord(prompt="the film", completion=" was good"))
     assert labels(encoded)[-1] == 0

@@ -85,7 +85,7 @@ def test_a_prepared_tokenizer_keeps_its_digest_when_saved_and_prepared_again(tmp
     assert (second.pad_token, second.padding_side, len(second)) == ("<|pad|>", "left", 258)
 
 
-def test_digests_tell_tokenizers_and_templates_apart(tmp_path: Path) -> None:
+def test_line_08_digests_tell_tokenizers_and_templates_apart(tmp_path: Path) -> None:
     tokenizer = train_tokenizer(TEXTS, 300)
     tokens, template = tokenizer_digest(tokenizer), chat_template_digest(tokenizer)
     tokenizer.chat_template = CHATML

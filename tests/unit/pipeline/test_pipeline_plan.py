@@ -149,9 +149,12 @@ def test_a_stage_set_aside_comes_back_with_its_checkpoints(
     run: Run, stages: FakeStages, tiny_recipe: TinyRecipe
 ) -> None:
     stages.fail_in = "ppo"
-    for override in ("ppo.seed=1", "ppo.seed=2", "ppo.seed=1"):
-        with pytest.raises(StageError):
-            run(override)
+    with pytest.raises(StageError):
+        run("ppo.seed=1")
+    with pytest.raises(StageError):
+        run("ppo.seed=2", stage="ppo", fresh=True)
+    with pytest.raises(StageError):
+        run("ppo.seed=1")
     stages.fail_in = None
     assert "ppo     resumed: it was interrupted; goes on from step 5" in run("ppo.seed=2")
     assert "ppo     resumed: it was interrupted; goes on from step 10" in run("ppo.seed=1")

@@ -19,7 +19,7 @@ def soiled(x, garbage):
     return torch.where(MASK, x, garbage)
 
 
-def test_token_rewards_on_numbers_worked_by_hand():
+def test_line_13_token_rewards_on_numbers_worked_by_hand():
     mask = torch.tensor([[True, True, True, False], [True, False, False, False]])
     logprobs = torch.tensor([[-1.0, -2.0, -0.5, 9.0], [-1.0, 9.0, 9.0, 9.0]])
     ref_logprobs = torch.tensor([[-1.5, -1.0, -0.5, 5.0], [-3.0, 5.0, 5.0, 5.0]])
@@ -44,7 +44,7 @@ def test_token_rewards_subtract_penalties():
 
 
 @pytest.mark.parametrize("kind", ["k1", "k3"])
-def test_token_rewards_agree_with_the_reference_and_sum_to_score_minus_kl(kind):
+def test_line_13_token_rewards_agree_with_the_reference_and_sum_to_score_minus_kl(kind):
     scores, logprobs, ref_logprobs = torch.tensor([1.5, -2.0, 0.0, 4.0]), batch(0), batch(1)
     rewards = token_rewards(scores, logprobs, ref_logprobs, MASK, kl_coef=0.3, kl_estimator=kind)
     logps, refs = reference.rows_of(logprobs, MASK), reference.rows_of(ref_logprobs, MASK)
@@ -73,7 +73,7 @@ def test_token_rewards_refuse_a_row_without_tokens_k2_and_scores_of_another_shap
         token_rewards(torch.zeros(2, 1), zeros, zeros, full, kl_coef=0.1)
 
 
-def test_gae_on_numbers_worked_by_hand():
+def test_line_18_gae_on_numbers_worked_by_hand():
     rewards, values = torch.tensor([[1.0, 0.0, 2.0, 7.0]]), torch.tensor([[0.5, 1.0, 1.5, 7.0]])
     mask = torch.tensor([[True, True, True, False]])
     advantages, returns = gae(rewards, values, mask, gamma=0.9, lam=0.8)
@@ -100,7 +100,7 @@ def test_gae_agrees_with_the_reference(gamma, lam, bootstrap):
     np.testing.assert_allclose(returns.numpy(), reference.padded(expected[1], 7), atol=1e-5)
 
 
-def test_lambda_one_returns_the_discounted_rewards_and_lambda_zero_the_one_step_target():
+def test_line_18_lambda_one_returns_the_discounted_rewards_and_lambda_zero_the_one_step_target():
     rewards, values = torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([[5.0, -3.0, 8.0]])
     mask = torch.ones(1, 3, dtype=torch.bool)
     _, returns = gae(rewards, values, mask, gamma=0.5, lam=1.0)
@@ -110,7 +110,7 @@ def test_lambda_one_returns_the_discounted_rewards_and_lambda_zero_the_one_step_
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)
-def test_garbage_outside_the_mask_changes_no_reward_advantage_or_moment(garbage):
+def test_line_18_garbage_outside_the_mask_changes_no_reward_advantage_or_moment(garbage):
     scores, x, y = torch.ones(4), batch(4), batch(5)
     clean_x, clean_y = soiled(x, 0.0), soiled(y, 0.0)
     dirty_x, dirty_y = soiled(x, garbage), soiled(y, garbage)
@@ -172,7 +172,7 @@ def test_moments_of_ranks_merge_into_those_of_the_batch():
     assert [float(m) for m in merge_moments(gathered)] == [4.0, 3.0, 14.0]
 
 
-def test_whitening_in_ranks_with_merged_moments_equals_whitening_the_batch():
+def test_line_19_whitening_in_ranks_with_merged_moments_equals_whitening_the_batch():
     x = batch(7) * 3 + 100
     whole = whiten(x, MASK)
     np.testing.assert_allclose(whole[MASK].numpy().astype(np.float64).mean(), 0, atol=1e-4)

@@ -61,7 +61,7 @@ def test_samples_what_a_loop_without_cache_samples(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_padding_batch_size_and_row_order_change_nothing(kind):
+def test_line_02_padding_batch_size_and_row_order_change_nothing(kind):
     model, noise = tiny_lm(kind), noise_of(range(6))
     whole, _ = sample(model, PROMPTS, noise, stops=(EOS, 4))
     alone = [sample(model, [PROMPTS[r]], noise[r : r + 1], stops=(EOS, 4))[0][0] for r in range(6)]
@@ -75,7 +75,7 @@ def test_padding_batch_size_and_row_order_change_nothing(kind):
     assert padded == whole
 
 
-def test_pad_id_equal_to_eos_changes_nothing():
+def test_line_01_pad_id_equal_to_eos_changes_nothing():
     model, noise = tiny_lm("gpt2"), noise_of(range(6))
     assert (
         sample(model, PROMPTS, noise, stops=(EOS,), pad=EOS)[0]
@@ -83,7 +83,7 @@ def test_pad_id_equal_to_eos_changes_nothing():
     )
 
 
-def test_rows_that_end_at_once_and_rows_that_never_end():
+def test_line_12_rows_that_end_at_once_and_rows_that_never_end():
     model, noise = tiny_lm(), noise_of(range(6))
     free, _ = sample(model, PROMPTS, noise)
     assert [len(row) for row in free] == [NUM_TOKENS] * 6
@@ -99,7 +99,7 @@ def test_rows_that_end_at_once_and_rows_that_never_end():
     assert out.response_ids.shape == (6, 1)
 
 
-def test_the_models_generation_config_is_not_read():
+def test_line_09_the_models_generation_config_is_not_read():
     noise = noise_of(range(6))
     expected, _ = sample(tiny_lm(), PROMPTS, noise, stops=(EOS,))
     model = tiny_lm()
@@ -113,7 +113,7 @@ def test_the_models_generation_config_is_not_read():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_its_log_probabilities_are_those_of_the_training_pass(kind):
+def test_line_10_its_log_probabilities_are_those_of_the_training_pass(kind):
     model = tiny_lm(kind)
     ids, mask = pad_left(PROMPTS, CPU)
     out = HFEngine().generate(

@@ -7,7 +7,7 @@ from rlhf.errors import CheckpointError, TrainingError
 from rlhf.ppo.kl import AdaptiveKLController, FixedKLController, kl_estimate
 
 
-def test_estimators_on_numbers_worked_by_hand():
+def test_line_15_estimators_on_numbers_worked_by_hand():
     logprobs = torch.log(torch.tensor([[0.5, 0.2, 0.3]]))
     ref_logprobs = torch.log(torch.tensor([[0.25, 0.4, 0.3]]))
     # log r = ln(1/2), ln 2, 0
@@ -30,7 +30,7 @@ def test_k1_and_k3_have_the_kl_as_their_mean_and_k2_has_not():
     assert means["k2"] == pytest.approx(0.161214, abs=1e-6)
 
 
-def test_expected_gradients_as_a_loss_on_policy():
+def test_line_15_expected_gradients_as_a_loss_on_policy():
     theta = torch.tensor([0.3, -0.7, 1.1], requires_grad=True)
     q = torch.tensor([0.2, 0.5, 0.3])
     p = theta.detach().softmax(0)
@@ -76,13 +76,13 @@ def test_an_unknown_estimator_and_unequal_shapes_are_refused():
         (-3.0, 0.15 * 0.98976),  # a batch's k1 may be negative
     ],
 )
-def test_adaptive_controller_on_numbers_worked_by_hand(kl, expected):
+def test_line_16_adaptive_controller_on_numbers_worked_by_hand(kl, expected):
     controller = AdaptiveKLController(0.15, 6.0, 10_000)
     controller.update(kl, 512)
     assert controller.value == pytest.approx(expected, rel=1e-12)
 
 
-def test_adaptive_controller_goes_on_from_its_state():
+def test_line_16_adaptive_controller_goes_on_from_its_state():
     first, whole = AdaptiveKLController(0.15, 6.0, 10_000), AdaptiveKLController(0.15, 6.0, 10_000)
     for kl in (1.0, 9.0):
         first.update(kl, 256)

@@ -53,7 +53,7 @@ def test_the_first_minibatch_has_ratio_one_and_the_gradient_of_the_advantage():
     torch.testing.assert_close(logprobs.grad, torch.where(MASK, -batch(1) / 16, 0.0))
 
 
-def test_dual_clip_bounds_what_a_negative_advantage_can_cost():
+def test_line_23_dual_clip_bounds_what_a_negative_advantage_can_cost():
     logprobs = torch.tensor([[5.0, 5.0, 2.0, 0.5]]).log().requires_grad_()
     advantages = torch.tensor([[-2.0, 1.0, -2.0, -2.0]])
     loss, _ = policy_loss(logprobs, torch.zeros(1, 4), advantages, FULL, cliprange=0.2, dual_clip=3.0)
@@ -76,7 +76,7 @@ def test_weights_multiply_each_tokens_loss_and_leave_the_divisor():
     assert loss.item() == (-2.0 - 1.0 + 0.0 + 4.0) / 4
 
 
-def test_value_loss_on_numbers_worked_by_hand():
+def test_line_21_value_loss_on_numbers_worked_by_hand():
     values = torch.tensor([[1.0, 1.0, 0.6, 9.0]], requires_grad=True)
     old_values, returns = torch.tensor([[0.5, 0.5, 0.5, 9.0]]), torch.tensor([[2.0, 0.0, 0.0, 9.0]])
     mask = torch.tensor([[True, True, True, False]])
@@ -214,7 +214,7 @@ def policy_and_critic_loss(weight, data, rows, num_tokens):
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 4])
-def test_micro_batches_over_ranks_give_the_gradient_of_the_whole_batch(num_ranks):
+def test_line_20_micro_batches_over_ranks_give_the_gradient_of_the_whole_batch(num_ranks):
     generator = torch.Generator().manual_seed(16)
     weight = (0.2 * torch.randn(VOCABULARY, HIDDEN, generator=generator)).requires_grad_()
     data = (

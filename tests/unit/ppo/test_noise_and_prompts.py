@@ -47,9 +47,9 @@ def test_noise_is_uniform():
         assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.01
 
 
-def stream_of(num_prompts, per_step, seed=0):
+def stream_of(num_prompts, per_step, seed=0, samples=1):
     prompts = [Prompt(100 + n, [n], str(n)) for n in range(num_prompts)]
-    return PromptStream(prompts, seed=seed, num_per_step=per_step)
+    return PromptStream(prompts, seed=seed, num_per_step=per_step, samples_per_prompt=samples)
 
 
 def test_every_prompt_once_in_each_pass():
@@ -78,6 +78,23 @@ def test_a_prompt_taken_twice_in_a_step_gets_other_samples():
     keys = Counter((prompt.prompt_id, sample) for prompt, sample in step)
     assert set(keys.values()) == {1}
     assert sorted(Counter(prompt.prompt_id for prompt, _ in step).values()) == [2, 3, 3]
+
+
+def test_samples_per_prompt_share_the_steps_responses_among_fewer_prompts():
+    each = [stream_of(12, 2).step(step) for step in range(6)]
+    grouped = [stream_of(12, 6, samples=3).step(step) for step in range(6)]
+    for one, three in zip(each, grouped, strict=True):
+        prompts = [prompt.prompt_id for prompt, _ in one]
+        assert [prompt.prompt_id for prompt, _ in three] == [prompts[0]] * 3 + [prompts[1]] * 3
+        assert [sample for _, sample in three] == [0, 1, 2, 0, 1, 2]
+
+
+def test_a_prompt_that_a_step_takes_twice_gets_new_samples_each_time():
+    step = stream_of(3, 16, samples=4).step(0)
+    keys = Counter((prompt.prompt_id, sample) for prompt, sample in step)
+    assert set(keys.values()) == {1}
+    samples = {n: sorted(sample for p, sample in keys if p == n) for n in (100, 101, 102)}
+    assert sorted(samples.values()) == [[0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3, 4, 5, 6, 7]]
 
 
 def test_permutations_are_permutations_by_key():

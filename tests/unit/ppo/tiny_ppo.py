@@ -14,11 +14,13 @@ from transformers import (
     LlamaForSequenceClassification,
 )
 
+from rlhf.models.forward import score_token_lists
 from rlhf.ppo.actor_critic import ActorCritic
 from rlhf.ppo.engines.hf import HFEngine
 from rlhf.ppo.noise import ROLLOUT_STREAM
 from rlhf.ppo.prompts import Prompt
 from rlhf.ppo.rollout import Collector
+from rlhf.ppo.scoring import Score
 from rlhf.ppo.update import Updater
 from rlhf.recipe.ppo import PPOSection
 
@@ -93,10 +95,26 @@ def section_of(**changes):
 PROMPTS = [Prompt(n, [1 + (3 * n + k) % 20 for k in range(1 + n % 4)], f"prompt {n}") for n in range(8)]
 
 
+class ModelScorer:
+    """A reward model's scores of prompt and response as sampled, a few answers at a time; keeps what it was asked."""
+
+    def __init__(self, model, batch_size):
+        self.model = model
+        self.batch_size = batch_size
+        self.calls = []
+
+    def score(self, answers):
+        self.calls.append(answers)
+        sequences = [answer.prompt.token_ids + answer.response_ids for answer in answers]
+        parts = [sequences[n : n + self.batch_size] for n in range(0, len(sequences), self.batch_size)]
+        scores = [x for part in parts for x in score_token_lists(self.model, part, batch_size=len(part))]
+        return [Score(value, {"model": value}) for value in scores]
+
+
 class TinyPPO:
     """Policy, critic, reference, reward model and one collected rollout."""
 
-    def __init__(self, section, *, kind="llama", policy=None, rollout_batch_size=3):
+    def __init__(self, section, *, kind="llama", policy=None, rollout_batch_size=3, engine=None):
         self.section = section.model_copy(update={"per_device_rollout_batch_size": rollout_batch_size})
         self.accelerator = Accelerator(cpu=True)
         self.policy = policy if policy is not None else tiny_lm(kind)
@@ -114,9 +132,9 @@ class TinyPPO:
         self.collector = Collector(
             self.section,
             accelerator=self.accelerator,
-            engine=HFEngine(),
+            engine=HFEngine() if engine is None else engine,
             reference=tiny_lm(kind, seed=5),
-            reward_model=tiny_rm(kind, seed=4),
+            scorer=ModelScorer(tiny_rm(kind, seed=4), rollout_batch_size),
             stop_ids=STOPS,
             seed=11,
         )
@@ -124,12 +142,10 @@ class TinyPPO:
             self.section, accelerator=self.accelerator, model=self.model, optimizer=self.optimizer, seed=11
         )
 
-    def collect(self, step=0):
+    def collect(self, step=0, prompts=PROMPTS, **more):
         """One response to each prompt."""
-        batch = [(prompt, 0) for prompt in PROMPTS]
-        return self.collector.collect(
-            self.model, batch, step, stream=ROLLOUT_STREAM, temperature=self.section.sampling.temperature
-        )
+        batch = [(prompt, 0) for prompt in prompts]
+        return self.collector.collect(self.model, batch, step, stream=ROLLOUT_STREAM, **more)
 
     def weights(self):
         """A copy of all parameters."""

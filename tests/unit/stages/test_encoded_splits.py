@@ -31,7 +31,7 @@ def labelled(row):
     return TOKENIZER.decode([t for t, kept in zip(row.input_ids, row.labels_mask, strict=True) if kept])
 
 
-def test_labels_are_the_completion_and_its_end_alone(tmp_path):
+def test_line_05_labels_are_the_completion_and_its_end_alone(tmp_path):
     rows = [{"prompt": "is it good?", "completion": " it is fine.", "weight": 2.5}]
     for chat in (False, True):
         examples = demonstrations(TOKENIZER, source(tmp_path, rows), sft(), chat=chat)
@@ -44,7 +44,7 @@ def test_labels_are_the_completion_and_its_end_alone(tmp_path):
         assert len(labels) == len(row.input_ids)
 
 
-def test_labels_are_every_assistant_turn_and_nothing_else(tmp_path):
+def test_line_05_labels_are_every_assistant_turn_and_nothing_else(tmp_path):
     turns = [
         ("system", "be good"),
         ("user", "the cat?"),
@@ -58,11 +58,11 @@ def test_labels_are_every_assistant_turn_and_nothing_else(tmp_path):
     assert row.weight == 1.0
 
 
-def lengths(tmp_path):
-    """Four demonstrations of which the second and the fourth are longer than 12 tokens."""
+def lengths(tmp_path, num_rows=4):
+    """Demonstrations of which the second and the fourth are longer than 12 tokens."""
     texts = [("a b", " c"), ("a b", " the cat sat on the mat. it is fine. it is fine."), ("a", " b")]
     texts.append(("the cat sat on the mat. is it good? it is fine. abcdefghijklmnop", " x"))
-    rows = [{"prompt": prompt, "completion": completion} for prompt, completion in texts]
+    rows = [{"prompt": prompt, "completion": completion} for prompt, completion in texts[:num_rows]]
     return source(tmp_path, rows)
 
 
@@ -85,14 +85,23 @@ def test_rows_that_are_too_long_are_dropped_and_counted(tmp_path):
     assert (examples.num_dropped, examples.num_truncated) == (2, 0)
 
 
-def test_rows_that_are_too_long_are_truncated_and_those_without_a_label_dropped(tmp_path):
+def test_rows_that_are_too_long_are_truncated_and_counted(tmp_path):
     section = sft(max_length=12, over_length="truncate")
-    whole = demonstrations(TOKENIZER, lengths(tmp_path), sft(max_length=500), chat=False).rows
-    examples = demonstrations(TOKENIZER, lengths(tmp_path), section, chat=False)
+    split = lengths(tmp_path, 3)
+    whole = demonstrations(TOKENIZER, split, sft(max_length=500), chat=False).rows
+    examples = demonstrations(TOKENIZER, split, section, chat=False)
+    assert (examples.num_dropped, examples.num_truncated) == (0, 1)
+    assert [row.input_ids for row in examples.rows] == [row.input_ids[:12] for row in whole]
+    assert str(examples) == "3 rows; too long: 0 dropped, 1 truncated"
+
+
+def test_line_06_a_row_without_a_label_after_truncation_is_an_error_with_a_count(tmp_path):
+    split = lengths(tmp_path)
+    with pytest.raises(DataError) as caught:
+        demonstrations(TOKENIZER, split, sft(max_length=12, over_length="truncate"), chat=False)
     # the fourth row's prompt alone fills the 12 tokens
-    assert (examples.num_dropped, examples.num_truncated) == (1, 1)
-    assert [row.input_ids for row in examples.rows] == [row.input_ids[:12] for row in whole[:3]]
-    assert str(examples) == "3 rows; too long: 1 dropped, 1 truncated"
+    assert "1 row(s) would have no label left within max_length=12" in str(caught.value)
+    assert f"{split.path}:4" in str(caught.value)
 
 
 def test_a_split_of_which_nothing_is_left_is_an_error(tmp_path):
@@ -125,7 +134,7 @@ def test_pairs_end_at_eos_and_know_their_prompt(tmp_path):
     assert plain.prompt_ids is None
 
 
-def test_a_pair_that_truncation_makes_equal_is_dropped(tmp_path):
+def test_line_06_a_pair_that_truncation_makes_equal_is_dropped(tmp_path):
     rows = [
         {
             "prompt": "a",

@@ -14,6 +14,7 @@ from rlhf.errors import ModelError
 from rlhf.models.load import ModelSource, load_reward_model
 from rlhf.recipe import DataSource
 from rlhf.stages.context import check_probe
+from rlhf.stages.reward_sources import build_rewards
 
 KL_COEF = 0.3
 
@@ -44,7 +45,7 @@ def rollouts_of(recipe):
     return context_of(recipe, "ppo", {}).folder / "rollouts"
 
 
-def test_the_probe_proves_the_loaded_head(trained):
+def test_line_26_the_probe_proves_the_loaded_head(trained):
     _, made = trained
     manifest = made["reward"].manifest
     model = load_reward_model(ModelSource(str(made["reward"].path)))
@@ -103,7 +104,7 @@ def test_rewards_add_up_to_the_shaped_score_minus_the_kl(trained):
     assert far > 0.01, "the policy never left the reference: the test could not fail"
 
 
-def test_advantages_are_stored_unwhitened(trained):
+def test_line_19_advantages_are_stored_unwhitened(trained):
     """Each row's from its own rewards and values, backwards with lambda 0.95; returns are advantage plus value."""
     recipe, _ = trained
     pooled = []
@@ -121,19 +122,20 @@ def test_advantages_are_stored_unwhitened(trained):
     assert abs(mean) > 0.05 or abs(math.sqrt(variance) - 1) > 0.05
 
 
-def test_a_reward_model_with_another_tokenizer_is_refused(trained):
+@pytest.mark.parametrize("other", ["tokenizer", "chat template"])
+def test_line_08_a_reward_model_with_other_tokens_is_given_text_and_is_not_the_critics_start(
+    trained, capsys, other
+):
     recipe, made = trained
     context = context_of(recipe, "ppo", made)
     tokenizer = context.tokenizer(context.inputs.policy)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|new|>"]})
-    with pytest.raises(ModelError, match="another tokenizer"):
-        context.reward_model(tokenizer)
-
-
-def test_a_reward_model_with_another_chat_template_is_refused(trained):
-    recipe, made = trained
-    context = context_of(recipe, "ppo", made)
-    tokenizer = context.tokenizer(context.inputs.policy)
-    tokenizer.chat_template = tokenizer.chat_template + " "
-    with pytest.raises(ModelError, match="another chat template"):
-        context.reward_model(tokenizer)
+    device = torch.device("cpu")
+    same = build_rewards(context, tokenizer, device, 4)
+    assert same.critic_from == context.inputs.reward_model
+    assert "scores text" not in capsys.readouterr().out
+    if other == "tokenizer":
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<|new|>"]})
+    else:
+        tokenizer.chat_template = tokenizer.chat_template + " "
+    assert build_rewards(context, tokenizer, device, 4).critic_from is None
+    assert "scores text" in capsys.readouterr().out

@@ -1,0 +1,125 @@
+"""PPO-ptx: the SFT loss in PPO's own optimizer step, against forgetting (Ouyang et al. 2022, eq. 2).
+
+Their term is the pretraining loss; here it is that of the SFT split, the text a recipe has.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from rlhf.errors import DataError
+from rlhf.models.forward import hidden_states, pad_right
+from rlhf.models.load import output_head_of
+from rlhf.ppo.actor_critic import ActorCritic
+from rlhf.ppo.losses import token_logprobs
+from rlhf.ppo.prompts import permutation
+from rlhf.recipe.ppo import PPOSection
+
+PTX_STREAM = 2
+
+
+@dataclass(frozen=True)
+class SFTRow:
+    """A sequence for the SFT loss.
+
+    Attributes:
+        input_ids: token ids.
+        labels_mask: True: the loss counts the token (the first one never: nothing predicts it).
+        weight: times the row's loss; the divisor stays.
+    """
+
+    input_ids: list[int]
+    labels_mask: list[bool]
+    weight: float = 1.0
+
+    @property
+    def num_labels(self) -> int:
+        """Tokens that the loss counts."""
+        return sum(self.labels_mask[1:])
+
+
+class PTX:
+    """Adds the gradient of the SFT loss to that of a PPO minibatch.
+
+    Args:
+        rows: the SFT split, the same on every rank.
+        section: the recipe's `ppo`.
+        accelerator: Accelerate's handle on the processes.
+        seed: the stage's.
+
+    Raises:
+        DataError: no row has a label.
+    """
+
+    def __init__(
+        self, rows: Sequence[SFTRow], section: PPOSection, *, accelerator: Accelerator, seed: int
+    ) -> None:
+        if not any(row.num_labels for row in rows):
+            raise DataError(
+                f"ppo.ptx_coef needs SFT rows with a label to predict; none of {len(rows)} has one",
+                "Look at data.sft.train and sft.max_length, or set ppo.ptx_coef: 0.",
+            )
+        self.rows = rows
+        self.section = section
+        self.accelerator = accelerator
+        self.seed = seed
+
+    def chosen(self, step: int, update: int) -> list[int]:
+        """The rows of one update, over all ranks: a function of seed, step and update; none twice before all once."""
+        size, chosen, draw = self.section.ptx_batch_size, list[int](), 0
+        while len(chosen) < size:
+            chosen += permutation(len(self.rows), self.seed, step, update, PTX_STREAM, draw).tolist()
+            draw += 1
+        return chosen[:size]
+
+    def backward(self, model: nn.Module, step: int, update: int) -> Tensor:
+        """Add this rank's share of `ptx_coef` x the SFT loss to the policy's gradients.
+
+        Runs on the unwrapped policy without gradient exchange: the PPO micro-batch that follows exchanges what has
+        accumulated.
+
+        Args:
+            model: the actor-critic, prepared.
+            step: counts from 0.
+            update: of the step, from 0.
+
+        Returns:
+            0-dim float32 without gradient: this rank's share of the loss, without the coefficient. The sum over ranks
+            is the mean over the label tokens of the global batch.
+        """
+        accelerator = self.accelerator
+        chosen = [self.rows[row] for row in self.chosen(step, update)]
+        num_tokens = max(1, sum(row.num_labels for row in chosen))
+        mine = chosen[accelerator.process_index :: accelerator.num_processes]
+        policy = cast(ActorCritic, accelerator.unwrap_model(model)).policy
+        total = torch.zeros((), device=accelerator.device)
+        size = self.section.per_device_batch_size
+        for start in range(0, len(mine), size):
+            with accelerator.no_sync(model):
+                with accelerator.autocast():
+                    loss = sft_loss(policy, mine[start : start + size], num_tokens, accelerator.device)
+                accelerator.backward(loss * (self.section.ptx_coef * accelerator.num_processes))
+            total += loss.detach()
+        return total
+
+
+def sft_loss(policy: nn.Module, rows: Sequence[SFTRow], num_tokens: int, device: torch.device) -> Tensor:
+    """Cross-entropy (0-dim float32, nats) of the rows' label tokens at temperature 1, summed over num_tokens."""
+    ids, attention = pad_right([row.input_ids for row in rows], device)
+    labels = pad_right([[int(kept) for kept in row.labels_mask] for row in rows], device)[0].bool()
+    hidden = hidden_states(policy, ids, attention)[:, :-1]
+    # Flat, since label tokens of several turns leave holes, which a mask over time may not have.
+    logprobs, _ = token_logprobs(
+        hidden.flatten(0, 1),
+        cast(Any, output_head_of(policy)),
+        ids[:, 1:].flatten(),
+        temperature=1.0,
+        mask=labels[:, 1:].flatten(),
+        chunk_tokens=4096,
+    )
+    weights = torch.tensor([row.weight for row in rows], dtype=torch.float32, device=device)
+    return -(logprobs.view(len(rows), -1).sum(dim=1) * weights).sum() / num_tokens

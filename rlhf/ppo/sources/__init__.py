@@ -1,0 +1,1 @@
+"""Sources of scores: reward models, Python functions, HTTP services, and their combination; see docs/rewards.md."""

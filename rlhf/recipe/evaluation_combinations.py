@@ -1,0 +1,19 @@
+"""Impossible combinations in PPO's evaluation; see `combinations`."""
+
+from collections.abc import Iterator, Mapping
+
+from rlhf.recipe.tree import Fault, Tree, at
+
+WHERE = ("ppo", "evaluation")
+
+
+def find_evaluation(tree: Tree) -> Iterator[Fault]:
+    """Each impossible combination as (path in the file, message)."""
+    splits = at(tree, "data", "prompts")
+    if isinstance(splits, Mapping) and at(tree, "data", "prompts", "eval") is None:
+        for knob in ("gold", "best_of_n", "select_best", "patience", "kl_budget"):
+            if at(tree, *WHERE, knob):
+                yield (*WHERE, knob), f"{knob} needs held-out prompts: add data.prompts.eval"
+    if at(tree, *WHERE, "patience") and at(tree, *WHERE, "select_best") is None:
+        message = "patience waits for a higher value of select_best: name a metric there, such as eval/scores"
+        yield (*WHERE, "patience"), message
