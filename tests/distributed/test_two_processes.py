@@ -13,7 +13,23 @@ pytestmark = pytest.mark.distributed
 CHANGES = {
     "sft": {"per_device_batch_size": 4, "select_best": False},
     "reward": {"per_device_batch_size": 4, "select_best": False},
-    "ppo": {"num_steps": 2, "per_device_batch_size": 4, "learning_rate": 0.003, "eval_every_steps": 1},
+    # what talks between processes, or takes a share of something, is switched on
+    "ppo": {
+        "num_steps": 2,
+        "per_device_batch_size": 4,
+        "learning_rate": 0.003,
+        "eval_every_steps": 1,
+        "clip_gradients": "per_role",
+        "entropy_coef": 0.01,
+        "ptx_coef": 0.5,
+        "ptx_batch_size": 6,
+        "target_kl": 5.0,
+        "ema_decay": 0.5,
+        "bootstrap_truncated": True,
+        "sampling": {"max_new_tokens": 12, "top_p": 0.9, "samples_per_prompt": 2, "stop": ["good"]},
+        "shaping": {"normalize": "running", "missing_eos": "subtract"},
+        "evaluation": {"samples_per_prompt": 2, "best_of_n": 3},
+    },
 }
 TIMES = {"time", "eps", "time/rollout_seconds", "time/update_seconds"}
 
@@ -46,7 +62,7 @@ def two_from_one(one, tmp_path_factory):
     """PPO alone by two processes, from the SFT and reward models that one process made."""
     recipe = write_tiny_recipe(tmp_path_factory.mktemp("ppo"), CHANGES)
     sections = recipe.sections()
-    del sections["sft"], sections["reward"], sections["data"]["sft"], sections["data"]["preference"]
+    del sections["sft"], sections["reward"], sections["data"]["preference"]
     references = {name: f"registry:tiny-{name}@1" for name in ("sft", "reward")}
     sections["model"] = references["sft"]
     sections["ppo"]["reward_model"] = references["reward"]
