@@ -135,7 +135,7 @@ def validate(
 
 def _validate_recipe(paths: list[str], overrides: list[str] | None) -> list[Any]:
     from rlhf.data import check
-    from rlhf.recipe import SPLITS_OF, RecordKind, load_recipe
+    from rlhf.recipe import load_recipe
 
     if len(paths) != 1 or Path(paths[0]).suffix not in (".yaml", ".yml"):
         raise UsageError(
@@ -143,14 +143,9 @@ def _validate_recipe(paths: list[str], overrides: list[str] | None) -> list[Any]
             "Add --as sft, preference, prompt or rollout; or give one recipe (.yaml).",
         )
     recipe = load_recipe(paths[0], overrides or ())
-    kinds: dict[str, RecordKind] = {"sft": "sft", "preference": "preference", "prompts": "prompt"}
-    reports: list[Any] = []
-    for stage in recipe.stages():
-        splits = recipe.splits(stage)
-        for source in (splits.train, splits.eval):
-            if source is not None:
-                reports.append(check(source, kinds[SPLITS_OF[stage]], chat=recipe.data.chat))
-    return reports
+    return [
+        check(read.source, read.kind, chat=recipe.data.chat) for read in recipe.all_reads(recipe.stages())
+    ]
 
 
 @app.command()

@@ -9,17 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlhf.errors import UsageError
+from rlhf.pipeline.adoptable import obstacle
 from rlhf.recipe import Stage
 from rlhf.stages.inputs import ModelInput, StageInputs
 
-_SHAPE_NOTHING = ("model.attn_implementation", "model.trust_remote_code")
-_IN_PPO_CHECKPOINT = ("ppo.adam_eps", "ppo.weight_decay")
-"""AdamW's own settings come back with its state, whatever the recipe says by then."""
-_NOT_IN_TRAINER_CHECKPOINT = (
-    *("num_epochs", "max_steps", "warmup_fraction", "lr_floor_fraction", "max_grad_norm"),
-    *("eval_every_steps", "save_every_steps", "num_reference_samples"),
-)
-"""Of transformers' Trainer: the peak learning rate, weight decay, patience and the order of rows come back with its state."""
+_OTHER_MODEL = "the steps so far were made with the old one"
+_OTHER_DATA = "the steps so far were made from the old records"
 
 
 @dataclass(frozen=True)
@@ -28,11 +23,16 @@ class Difference:
 
     Attributes:
         text: what, with the old and the new value.
-        adoptable: whether a checkpoint of the old inputs can go on with the new value.
+        obstacle: why a checkpoint of the old inputs cannot go on with the new value; None where it can.
     """
 
     text: str
-    adoptable: bool
+    obstacle: str | None = None
+
+    @property
+    def adoptable(self) -> bool:
+        """Whether it can."""
+        return self.obstacle is None
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class Changed:
             start_anew: the command that begins anew.
         """
         lines = [
-            f"  {difference.text}{'' if difference.adoptable else '  (needs a new start)'}"
-            for difference in self.differences
+            f"  {each.text}{'' if each.adoptable else f'  (needs a new start: {each.obstacle})'}"
+            for each in self.differences
         ]
         ways = ["Put the old values back to go on as it was begun"]
         if self.adoptable:
@@ -76,21 +76,29 @@ class Changed:
         )
 
 
-def differences(before: StageInputs, after: StageInputs) -> list[Difference]:
-    """What differs, settings first; empty where the inputs are equal."""
+def differences(before: StageInputs, after: StageInputs, step: int = 0) -> list[Difference]:
+    """What differs, settings first; empty where the inputs are equal.
+
+    Args:
+        before: what the work was begun with.
+        after: what the recipe says now.
+        step: the newest checkpoint's.
+    """
     found = [
-        Difference(f"{name} {_json(before, name)} -> {_json(after, name)}", _adoptable(after.stage, name))
+        Difference(
+            f"{name} {_json(before, name)} -> {_json(after, name)}", obstacle(before, after, name, step)
+        )
         for name in sorted(before.settings.keys() | after.settings.keys())
         if _json(before, name) != _json(after, name)
     ]
     was, now = _models(before), _models(after)
     found += [
-        Difference(f"{role} {was.get(role) or 'none'} -> {now.get(role) or 'none'}", False)
+        Difference(f"{role} {was.get(role) or 'none'} -> {now.get(role) or 'none'}", _OTHER_MODEL)
         for role in dict.fromkeys((*now, *was))
         if was.get(role) != now.get(role)
     ]
     return found + [
-        Difference(f"data {split}", False)
+        Difference(f"data {split}", _OTHER_DATA)
         for split in dict.fromkeys((*after.data, *before.data))
         if before.data.get(split) != after.data.get(split)
     ]
@@ -124,14 +132,3 @@ def _models(inputs: StageInputs) -> dict[str, ModelInput | None]:
 
 def _json(inputs: StageInputs, name: str) -> str:
     return json.dumps(inputs.settings[name]) if name in inputs.settings else "absent"
-
-
-def _adoptable(stage: Stage, name: str) -> bool:
-    if name in _SHAPE_NOTHING:
-        return True
-    if name.startswith(("model.", "data.")):
-        return False
-    if stage == "ppo":
-        return name not in _IN_PPO_CHECKPOINT
-    section, _, field = name.partition(".")
-    return section == stage and field in _NOT_IN_TRAINER_CHECKPOINT

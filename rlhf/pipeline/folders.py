@@ -3,9 +3,11 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
+from rlhf.checkpoint import Checkpoints
 from rlhf.durable import rename_folder, write_atomic
 from rlhf.recipe import Stage
 from rlhf.stages.inputs import DONE_FILE, INPUTS_FILE, StageInputs
@@ -14,7 +16,7 @@ FRESH_FILE = "fresh"
 """Marks work that `--fresh` began although an artefact was there: until it is published, it goes on, whatever is there."""
 
 ADOPTED_FILE = "adopted.json"
-"""The steps from which `--adopt-changes` let the work go on with other inputs, and which."""
+"""From which steps `--adopt-changes` let the work go on with other inputs, what changed, and the digest of those before."""
 
 
 def read_inputs(stage_folder: Path) -> StageInputs | None:
@@ -29,11 +31,15 @@ def read_inputs(stage_folder: Path) -> StageInputs | None:
 
 
 def find_work(run_folder: Path, stage: Stage, digest: str) -> Path | None:
-    """Where the work from these inputs lies: in the stage's folder, or set aside; None where there is none."""
+    """Where the work from these inputs lies: in the stage's folder, or set aside; None where there is none.
+
+    Work that adopted other inputs and has no checkpoint made with them is still that of the inputs before, too: what
+    was adopted may not run, and then the way back must be open.
+    """
     folder = run_folder / stage
     for candidate in (folder, aside(folder, digest)):
         before = read_inputs(candidate)
-        if before is not None and before.digest == digest:
+        if before is not None and (before.digest == digest or _returns(candidate, digest) is not None):
             return candidate
     return None
 
@@ -47,10 +53,10 @@ def adopt(folder: Path, inputs: StageInputs, step: int, changes: Sequence[str]) 
         step: from where.
         changes: what differs from before, in words.
     """
-    path = folder / ADOPTED_FILE
-    notes = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    notes.append({"from_step": step, "changes": list(changes)})
-    write_atomic(path, json.dumps(notes, ensure_ascii=False, indent=1).encode())
+    before = read_inputs(folder)
+    digest = None if before is None else before.digest
+    note = {"from_step": step, "changes": list(changes), "digest_before": digest}
+    _write_notes(folder, [*_notes(folder), note])
     write_atomic(folder / INPUTS_FILE, inputs.model_dump_json(indent=1).encode())
 
 
@@ -73,7 +79,8 @@ def make_room(folder: Path, inputs: StageInputs, *, fresh: bool = False) -> None
         fresh: begin anew, whatever is there; nothing is deleted.
     """
     before = read_inputs(folder)
-    ours = before is not None and before.digest == inputs.digest
+    kept = None if fresh else _returns(folder, inputs.digest)
+    ours = before is not None and (before.digest == inputs.digest or kept is not None)
     if folder.exists() and (fresh or not ours):
         _set_aside(folder, "unknown" if before is None else before.digest)
     returning = aside(folder, inputs.digest)
@@ -81,8 +88,32 @@ def make_room(folder: Path, inputs: StageInputs, *, fresh: bool = False) -> None
         rename_folder(returning, folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / INPUTS_FILE, inputs.model_dump_json(indent=1).encode())
+    if kept is not None:
+        _write_notes(folder, kept)
     if fresh:
         write_atomic(folder / FRESH_FILE, b"")
+
+
+def _returns(folder: Path, digest: str) -> list[dict[str, Any]] | None:
+    """The notes of what stays adopted when the folder's work goes back to inputs before; None where it cannot."""
+    notes = _notes(folder)
+    places = [place for place, note in enumerate(notes) if note.get("digest_before") == digest]
+    if not places or (folder / DONE_FILE).is_file():
+        return None
+    newest = Checkpoints(folder / "checkpoints").newest()
+    if newest is None:
+        return None
+    return next((notes[:place] for place in places if newest.step <= notes[place]["from_step"]), None)
+
+
+def _notes(folder: Path) -> list[dict[str, Any]]:
+    path = folder / ADOPTED_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+
+def _write_notes(folder: Path, notes: Sequence[dict[str, Any]]) -> None:
+    content = json.dumps(notes, ensure_ascii=False, indent=1)
+    write_atomic(folder / ADOPTED_FILE, content.encode())
 
 
 def _set_aside(folder: Path, digest: str) -> None:

@@ -14,7 +14,7 @@ from rlhf.data import digest_source, find_format
 from rlhf.durable import write_atomic
 from rlhf.errors import ModelError, RLHFError, UsageError
 from rlhf.pipeline.folders import read_inputs
-from rlhf.recipe import SPLITS_OF, STAGES, DataSource, Recipe, digest_of
+from rlhf.recipe import DataSource, Recipe, digest_of
 from rlhf.registry import REGISTRY_PREFIX, Registry
 from rlhf.registry.layout import artefact_versions
 from rlhf.registry.references import parse_reference
@@ -51,17 +51,12 @@ class Pins:
         model = recipe.model
         if model.path is not None and is_hub_model(model.path):
             resolved["model"]["revision"] = self.commit("model", model.path, model.revision)
-        for stage in STAGES:
-            if getattr(recipe, stage) is None:
-                continue
-            splits = recipe.splits(stage)
-            key = SPLITS_OF[stage]
-            for split in ("train", "eval"):
-                source: DataSource | None = getattr(splits, split)
-                if source is not None and find_format(source) == "hub":
-                    resolved["data"][key][split]["revision"] = self.commit(
-                        "dataset", source.path, source.revision
-                    )
+        for read in recipe.all_reads(recipe.stages()):
+            source = read.source
+            if find_format(source) == "hub":
+                group, _, split = read.key.partition(".")
+                revision = self.commit("dataset", source.path, source.revision)
+                resolved["data"][group][split]["revision"] = revision
         return Recipe.model_validate(resolved)
 
     def commit(self, kind: str, name: str, revision: str | None) -> str:

@@ -11,8 +11,8 @@ from rlhf.errors import DataError, UsageError
 from rlhf.pipeline.changed import Changed, differences, parent_was_rebuilt, summary
 from rlhf.pipeline.folders import begun_afresh, find_work, read_inputs
 from rlhf.pipeline.pins import Pins, outside_model
-from rlhf.pipeline.preflight import KIND_OF
-from rlhf.recipe import SPLITS_OF, DataSource, Recipe, Stage
+from rlhf.recipe import Recipe, Stage
+from rlhf.recipe.recipe import ReadSplit
 from rlhf.recipe.rewards import OWN_MODEL
 from rlhf.registry import Artefact, Registry
 from rlhf.stages.inputs import DONE_FILE, ModelInput, StageInputs, judges, run_folder, stage_inputs
@@ -98,7 +98,7 @@ class Planner:
             policy=self._policy(stage, made),
             reward_model=self._reward_model(stage, made),
             reward_models=self._reward_models(stage, made),
-            data=self._data(stage),
+            data={read.key: self._digest(read) for read in self.recipe.reads(stage)},
         )
 
     def _parents(self, stage: Stage) -> list[Stage]:
@@ -146,24 +146,14 @@ class Planner:
         is_default = ppo.reward_model is None and not ppo.rewards
         return is_default or any(source.model == OWN_MODEL for source in judges(self.recipe, "ppo"))
 
-    def _data(self, stage: Stage) -> dict[str, str]:
-        splits = self.recipe.splits(stage)
-        named = (("train", splits.train), ("eval", splits.eval))
-        digests: dict[str, str] = {}
-        for split, source in named:
-            if source is not None:
-                key = f"{SPLITS_OF[stage]}.{split}"
-                digests[key] = self._digest(stage, key, source)
-        return digests
-
-    def _digest(self, stage: Stage, key: str, source: DataSource) -> str:
-        if key not in self._digests:
-            digest = self.pins.data_digest(source)
+    def _digest(self, read: ReadSplit) -> str:
+        if read.key not in self._digests:
+            digest = self.pins.data_digest(read.source)
             if digest is None:
-                report = check(source, KIND_OF[stage], chat=self.recipe.data.chat)
-                raise DataError(f"data.{key} cannot be read:\n{render_text([report])}")
-            self._digests[key] = digest
-        return self._digests[key]
+                report = check(read.source, read.kind, chat=self.recipe.data.chat)
+                raise DataError(f"data.{read.key} cannot be read:\n{render_text([report])}")
+            self._digests[read.key] = digest
+        return self._digests[read.key]
 
     def _unfinished(
         self, stage: Stage, inputs: StageInputs, work: Path | None, adopt_changes: bool
@@ -180,9 +170,9 @@ class Planner:
         before = read_inputs(self.folder / stage)
         if before is None:
             return StagePlan(stage, "build", "nothing of it is there yet", inputs)
-        found = differences(before, inputs)
         parents = [self.recipe.artefact_name(parent) for parent in self._parents(stage)]
         step = None if parent_was_rebuilt(before, inputs, parents) else self._unpublished_step(stage, before)
+        found = differences(before, inputs, step or 0)
         if step is None:
             return StagePlan(stage, "build", f"changed since it last ran: {summary(found)}", inputs)
         changed = Changed(stage, step, tuple(found))

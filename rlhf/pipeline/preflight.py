@@ -14,13 +14,12 @@ from rlhf.data import Report, check, render_text
 from rlhf.data.source import check_source
 from rlhf.durable import explain_write_errors
 from rlhf.errors import DataError, RecipeError, UsageError
-from rlhf.recipe import SPLITS_OF, Recipe, RecordKind, Stage
+from rlhf.recipe import Recipe, Stage
 from rlhf.recipe.functions import function_fault
 from rlhf.recipe.model import ScratchModel
 from rlhf.recipe.training import TrainingSection
 from rlhf.stages.inputs import judges, run_folder
 
-KIND_OF: dict[Stage, RecordKind] = {"sft": "sft", "reward": "preference", "ppo": "prompt"}
 _SHARDED = ("DEEPSPEED", "FSDP", "MEGATRON_LM")
 _BYTES_A_PARAMETER = 12
 """A checkpoint holds float32 weights and AdamW's two moments."""
@@ -42,15 +41,10 @@ def check_sources(recipe: Recipe, stages: Sequence[Stage]) -> None:
     Raises:
         UsageError: all those that are missing or cannot be what they are named for, reward functions included.
     """
-    sources = [
-        (stage, split, getattr(recipe.splits(stage), split))
-        for stage in stages
-        for split in ("train", "eval")
-    ]
     faults = [
-        f"  data.{SPLITS_OF[stage]}.{split}: {fault}"
-        for stage, split, source in sources
-        if source is not None and (fault := check_source(source)) is not None
+        f"  data.{read.key}: {fault}"
+        for read in recipe.all_reads(stages)
+        if (fault := check_source(read.source)) is not None
     ]
     named = (
         ("model.chat_template", recipe.model.chat_template),
@@ -110,12 +104,7 @@ def check_data(recipe: Recipe, stages: Sequence[Stage]) -> list[Report]:
     Raises:
         DataError: all faults of all splits, before a model is loaded.
     """
-    reports: list[Report] = []
-    for stage in stages:
-        splits = recipe.splits(stage)
-        for source in (splits.train, splits.eval):
-            if source is not None:
-                reports.append(check(source, KIND_OF[stage], chat=recipe.data.chat))
+    reports = [check(read.source, read.kind, chat=recipe.data.chat) for read in recipe.all_reads(stages)]
     faulty = [report for report in reports if report.num_faults]
     if faulty:
         raise DataError(

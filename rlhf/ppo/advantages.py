@@ -1,10 +1,8 @@
 """From scores to advantages: rewards per token, generalised advantage estimation, whitening.
 
 B responses, T tokens; every mask is True = keep and contiguous from column 0. Does not shape scores and
-does not talk to other ranks: the trainer gathers moments and hands them back.
+does not talk to other ranks: each of them holds the whole batch by now.
 """
-
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -112,7 +110,7 @@ def gae(
 
 
 def masked_moments(x: Tensor, mask: Tensor) -> Moments:
-    """Summarise what the mask keeps, in a form that merges over ranks without loss.
+    """Summarise what the mask keeps, as `whiten` takes it.
 
     Args:
         x: [B, T] or [B] float.
@@ -131,22 +129,6 @@ def masked_moments(x: Tensor, mask: Tensor) -> Moments:
     return count, mean, m2
 
 
-def merge_moments(moments: Iterable[Moments | Tensor]) -> Moments:
-    """Merge the moments of disjoint parts into those of the whole (Chan, Golub and LeVeque 1979, for any number of parts).
-
-    Args:
-        moments: triples of `masked_moments`, or the rows of a [W, 3] tensor that a gather returned.
-
-    Returns:
-        count, mean, m2 of the whole: 0-dim float32.
-    """
-    counts, means, m2s = torch.stack([torch.stack(tuple(part)) for part in moments]).unbind(dim=1)
-    count = counts.sum()
-    mean = (counts * means).sum() / count.clamp(min=1)
-    m2 = m2s.sum() + (counts * (means - mean).square()).sum()
-    return count, mean, m2
-
-
 def whiten(
     x: Tensor, mask: Tensor, *, shift_mean: bool = True, moments: Moments | None = None, eps: float = 1e-8
 ) -> Tensor:
@@ -159,7 +141,7 @@ def whiten(
         x: [B, T] or [B] float.
         mask: bool, as x.
         shift_mean: False adds the mean back, so that only the scale changes.
-        moments: of the global batch, from `merge_moments`; x's own where None.
+        moments: what to whiten by, from `masked_moments`; x's own where None.
         eps: added to the variance.
 
     Returns:

@@ -26,6 +26,7 @@ def rollout_metrics(rollout: Rollout, shaped: torch.Tensor, rewards: torch.Tenso
         "objective/scores": float(rollout.scores.mean()),
         "objective/scores_std": float(rollout.scores.std(correction=0)),
         "objective/shaped_scores": float(shaped.mean()),
+        "objective/shaped_scores_std": float(shaped.std(correction=0)),
         "objective/rlhf_reward": float(totals.mean()),
         "objective/non_score_reward": float((totals - shaped).mean()),
         "val/num_eos_tokens": float(rollout.ended.sum()),

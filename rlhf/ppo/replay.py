@@ -44,14 +44,15 @@ class RecordedRollouts:
                 "since its folder is set aside when the recipe changes.",
             )
 
-    def step(self, step: int) -> list[Episode]:
+    def step(self, step: int, *, with_bootstrap: bool = False) -> list[Episode]:
         """A step's episodes in the order of its global batch.
 
         Args:
             step: counts from 0, as the trainer's; the files count from 1.
+            with_bootstrap: the values after responses that were cut are needed.
 
         Raises:
-            UsageError: the step was not recorded.
+            UsageError: the step was not recorded, or without those values.
             DataError: it is incomplete.
         """
         rows = read_step(self.folder, step + 1, _COLUMNS)
@@ -60,6 +61,11 @@ class RecordedRollouts:
             raise DataError(
                 f"{self.folder}: step {step + 1} lacks the columns {', '.join(sorted(lacking))}",
                 "Record it anew with this version.",
+            )
+        if with_bootstrap and any(row["bootstrap_value"] is None for row in rows):
+            raise UsageError(
+                f"ppo.sampling.replay: {self.folder}, step {step + 1} was recorded without ppo.bootstrap_truncated",
+                "Record it anew with that knob, or leave the knob out.",
             )
         return [_episode(place, row) for place, row in enumerate(rows)]
 
@@ -103,7 +109,7 @@ class ReplayCollector:
         """
         if stream != ROLLOUT_STREAM:
             return self.collector.collect(model, batch, step, stream=stream, temperature=temperature)
-        episodes = self.recorded.step(step)
+        episodes = self.recorded.step(step, with_bootstrap=self.section.bootstrap_truncated)
         self._check(episodes, step, _num_tokens(model))
         return collate(episodes)
 
@@ -147,6 +153,6 @@ def _episode(place: int, row: dict[str, Any]) -> Episode:
         score=row["score"],
         finish_reason=row["finish_reason"],
         scores=row["scores"],
-        bootstrap_value=row["bootstrap_value"],
+        bootstrap_value=row["bootstrap_value"] or 0.0,
         metadata=row["metadata"],
     )

@@ -104,7 +104,8 @@ class PPOTrainer:
                 bootstrap_values=rollout.bootstrap_values if section.bootstrap_truncated else None,
             )
             stats = self._update(rollout, self._whitened(advantages, rollout), returns, kl_coef)
-            self.kl.update(float(kl_per_response(rollout).mean()), rollout.num_episodes)
+            if self.step >= section.critic_warmup_steps:  # until then the policy is the reference
+                self.kl.update(float(kl_per_response(rollout).mean()), rollout.num_episodes)
             self.step += 1
             computed = {"shaped": shaped, "rewards": rewards, "advantages": advantages, "returns": returns}
             self.sink.record(self.step, rollout, computed, kl_coef)
@@ -190,11 +191,7 @@ class PPOTrainer:
 
     def _collect(self) -> Rollout:
         return self.collector.collect(
-            self._actor_critic(),
-            self.prompts.step(self.step),
-            self.step,
-            stream=ROLLOUT_STREAM,
-            temperature=self.section.sampling.temperature,
+            self._actor_critic(), self.prompts.step(self.step), self.step, stream=ROLLOUT_STREAM
         )
 
     def _actor_critic(self) -> ActorCritic:

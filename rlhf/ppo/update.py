@@ -21,7 +21,7 @@ from rlhf.ppo.ptx import PTX
 from rlhf.ppo.schedule import set_learning_rates
 from rlhf.recipe.ppo import PPOSection
 
-MAX_RATIO_DEVIATION = {"no": 1e-4, "bf16": 0.02}
+MAX_RATIO_DEVIATION = {"no": 1e-5, "bf16": 0.02}
 
 
 @dataclass(frozen=True)

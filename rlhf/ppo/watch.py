@@ -43,7 +43,7 @@ _ADVICE = {
     ),
     "explained_variance": _Advice(
         "the critic is worse than a constant, so its advantages are noise",
-        "Set ppo.critic_warmup_steps, lower ppo.critic_learning_rate, or normalise scores with ppo.shaping.normalize.",
+        "Set ppo.critic_warmup_steps, try another ppo.critic_learning_rate, or normalise scores with ppo.shaping.normalize.",
     ),
     "missing_eos": _Advice(
         "the policy has learnt to go on until it is cut",
@@ -84,8 +84,8 @@ class Watch:
 
         Args:
             step: counts from 1.
-            metrics: of the step: `objective/kl`, `objective/scores`, `objective/scores_std`, `policy/entropy_avg`,
-                `val/explained_variance`, `val/share_without_eos`.
+            metrics: of the step: `objective/kl`, `objective/scores` and `objective/shaped_scores` with their `_std`,
+                `policy/entropy_avg`, `val/explained_variance`, `val/share_without_eos`.
 
         Returns:
             `watch/<name>`: 1 while the alarm is on, else 0; those that are off are left out.
@@ -141,7 +141,6 @@ class Watch:
         kl, entropy = metrics["objective/kl"], metrics["policy/entropy_avg"]
         missing, first_missing = metrics["val/share_without_eos"], first["val/share_without_eos"]
         least_entropy = section.entropy_share * first["policy/entropy_avg"]
-        mean, std = metrics["objective/scores"], metrics["objective/scores_std"]
         seen: dict[str, tuple[bool, str]] = {
             "negative_kl": (
                 kl < -section.negative_kl_below,
@@ -155,14 +154,16 @@ class Watch:
                 entropy < least_entropy,
                 f"the mean entropy is {entropy:.3g} nats a token, the first step's {first['policy/entropy_avg']:.3g}",
             ),
-            "constant_score": (std <= _EQUAL_SCORES * abs(mean), f"every response has the score {mean:.6g}"),
             "missing_eos": (
                 missing - first_missing >= section.missing_eos_rise - _ROUNDING,
                 f"{missing:.0%} of the responses do not end, {first_missing:.0%} did not in the first step",
             ),
         }
         found = {name: text if on else None for name, (on, text) in seen.items()}
-        return found | {"explained_variance": self._critic(step, metrics["val/explained_variance"])}
+        return found | {
+            "constant_score": _constant(metrics),
+            "explained_variance": self._critic(step, metrics["val/explained_variance"]),
+        }
 
     def _critic(self, step: int, explained_variance: float) -> str | None:
         below = explained_variance < 0 and step > self.critic_warmup_steps
@@ -185,3 +186,12 @@ class Watch:
         return TrainingError(
             f"step {step}: {told}", f"{knobs} To go on regardless: {switches}, and --adopt-changes. {place}."
         )
+
+
+def _constant(metrics: Mapping[str, float]) -> str | None:
+    """Scores that are all equal as they come, or only once they are shaped."""
+    for name, what in (("scores", "score"), ("shaped_scores", "shaped score")):
+        mean, std = metrics[f"objective/{name}"], metrics[f"objective/{name}_std"]
+        if std <= _EQUAL_SCORES * abs(mean):
+            return f"every response has the {what} {mean:.6g}"
+    return None

@@ -137,7 +137,7 @@ class PPOSection(Section):
     keep_checkpoints: int = Field(2, ge=1)
     """Newest checkpoints to keep."""
     max_ratio_deviation: float | None = Field(None, gt=0)
-    """Stop when mean |log ratio| on a step's first minibatch exceeds this; 1e-4 in float32, 0.02 in bfloat16 where left out."""
+    """Stop when mean |log ratio| on a step's first minibatch exceeds this; 1e-5 in float32, 0.02 in bfloat16 where left out."""
     seed: Seed | None = None
     """Seed of this stage; the recipe's where left out."""
     publish_as: ArtefactName | None = None

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from rlhf.recipe.evaluation_combinations import find_evaluation
+from rlhf.recipe.ppo import KLSection, PPOSection
 from rlhf.recipe.reward_combinations import find_rewards
 from rlhf.recipe.tree import Fault, Tree, at, whole
 
@@ -13,7 +14,9 @@ def find_ppo(tree: Tree) -> Iterator[Fault]:
     yield from find_evaluation(tree)
     yield from _sizes(tree)
     yield from _shaping(tree)
+    yield from _kl(tree)
     yield from _losses(tree)
+    yield from _replay(tree)
 
 
 def _sizes(tree: Tree) -> Iterator[Fault]:
@@ -51,6 +54,30 @@ def _shaping(tree: Tree) -> Iterator[Fault]:
         )
 
 
+def _kl(tree: Tree) -> Iterator[Fault]:
+    where = ("ppo", "kl")
+    target, horizon = at(tree, *where, "target"), whole(tree, *where, "horizon")
+    if target is None and horizon and horizon != KLSection.model_fields["horizon"].default:
+        yield (*where, "horizon"), "horizon is set, but the coefficient is fixed: set target too"
+    if target is None:
+        return
+    if at(tree, *where, "coef") == 0:
+        message = "the adaptive coefficient is multiplied each step, and 0 stays 0: start above it"
+        yield (*where, "coef"), message
+    size = whole(tree, "ppo", "global_batch_size")
+    if size and horizon and size >= 5 * horizon:
+        message = f"a step of {size} responses would turn the coefficient's sign: take several times {size}"
+        yield (*where, "horizon"), message
+
+
+def _replay(tree: Tree) -> Iterator[Fault]:
+    where = ("ppo", "sampling")
+    is_cut = at(tree, *where, "top_p") not in (None, 1, 1.0) or bool(at(tree, *where, "min_p"))
+    if at(tree, *where, "replay") is not None and is_cut:
+        message = "recordings do not hold which tokens were left by top_p or min_p: leave those out"
+        yield (*where, "replay"), message
+
+
 def _losses(tree: Tree) -> Iterator[Fault]:
     estimator, place = at(tree, "ppo", "kl", "estimator"), at(tree, "ppo", "kl", "place")
     if (estimator, place) == ("k1", "loss"):
@@ -65,6 +92,14 @@ def _losses(tree: Tree) -> Iterator[Fault]:
         if rows and processes and rows % processes:
             message = f"ptx_batch_size={rows} does not divide over launch.num_processes={processes}"
             yield ("ppo", "ptx_batch_size"), message
+    elif rows and rows != PPOSection.model_fields["ptx_batch_size"].default:
+        yield ("ppo", "ptx_batch_size"), "ptx_batch_size is set, but ptx_coef is 0: set it too"
+    schedules = {
+        at(tree, "ppo", "schedule"),
+        at(tree, "ppo", "critic_schedule") or at(tree, "ppo", "schedule"),
+    }
+    if schedules == {"constant"} and at(tree, "ppo", "lr_floor_fraction"):
+        yield ("ppo", "lr_floor_fraction"), "a constant learning rate has no floor: leave it out"
     steps, warmup = whole(tree, "ppo", "num_steps"), whole(tree, "ppo", "critic_warmup_steps")
     if steps and warmup and warmup >= steps:
         message = f"critic_warmup_steps={warmup} of num_steps={steps}: the policy would never be trained"

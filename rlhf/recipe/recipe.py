@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
 from rlhf.recipe.base import NAME_PATTERN, Section, Seed
 from rlhf.recipe.combinations import find_combinations
-from rlhf.recipe.data import DataSection, Splits
+from rlhf.recipe.data import DataSection, DataSource, RecordKind, Splits
 from rlhf.recipe.model import ModelSection
 from rlhf.recipe.ppo import PPOSection
 from rlhf.recipe.stages import SPLITS_OF, STAGES, Stage
@@ -16,6 +17,7 @@ from rlhf.recipe.training import RewardSection, SFTSection
 from rlhf.recipe.yamlfile import dotted
 
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+_KINDS: dict[Stage, RecordKind] = {"sft": "sft", "reward": "preference", "ppo": "prompt"}
 
 
 class LaunchSection(Section):
@@ -33,6 +35,20 @@ class LaunchSection(Section):
     def _no_is_a_word(cls, value: object) -> object:
         """YAML 1.1 reads a bare `no` as false."""
         return "no" if value is False else value
+
+
+class ReadSplit(NamedTuple):
+    """A split that a stage reads.
+
+    Attributes:
+        key: where it stands under `data`, such as `sft.train`.
+        kind: what its records are.
+        source: where they come from.
+    """
+
+    key: str
+    kind: RecordKind
+    source: DataSource
 
 
 class Recipe(Section):
@@ -86,6 +102,25 @@ class Recipe(Section):
         splits = getattr(self.data, SPLITS_OF[stage])
         assert splits is not None, f"recipe has no data for {stage}"
         return splits
+
+    def reads(self, stage: Stage) -> list[ReadSplit]:
+        """Every split that the stage reads: its own, and the demonstrations where PPO-ptx trains on them too."""
+        own, group, kind = self.splits(stage), SPLITS_OF[stage], _KINDS[stage]
+        reads = [ReadSplit(f"{group}.train", kind, own.train)]
+        if own.eval is not None:
+            reads.append(ReadSplit(f"{group}.eval", kind, own.eval))
+        if stage == "ppo" and self.uses_ptx:
+            reads.append(ReadSplit("sft.train", "sft", self.splits("sft").train))
+        return reads
+
+    def all_reads(self, stages: Sequence[Stage]) -> list[ReadSplit]:
+        """Every split that any of the stages reads, each once."""
+        return list({read.key: read for stage in stages for read in self.reads(stage)}.values())
+
+    @property
+    def uses_ptx(self) -> bool:
+        """Whether PPO adds the SFT loss on `data.sft.train` (PPO-ptx)."""
+        return self.ppo is not None and self.ppo.ptx_coef > 0
 
     def stage_seed(self, stage: Stage) -> int:
         """The stage's own seed, or the recipe's."""

@@ -3,12 +3,14 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
-from rlhf.recipe.rewards import OWN_MODEL, SINGLE
+from rlhf.recipe.rewards import OWN_MODEL, SINGLE, RewardSource
 from rlhf.recipe.tree import Fault, Tree, at, whole
 
 KINDS = ("model", "function", "url")
-TAKEN = "disagreement"
-"""What the spread over the sources is called beside their scores."""
+TAKEN = ("disagreement", "score", "shaped_score", "kl", "length")
+"""What else a response is measured by, beside its sources' scores."""
+TRANSPORT = ("batch_size", "timeout_seconds", "retries", "backoff_seconds")
+"""How an endpoint is asked."""
 Place = tuple[str | int, ...]
 GOLD: Place = ("ppo", "evaluation", "gold")
 REFERENCE: Place = ("ppo", "shaping", "normalize")
@@ -24,6 +26,9 @@ def find_rewards(tree: Tree) -> Iterator[Fault]:
         yield from _source(tree, place, source)
     yield from _names(judged)
     yield from _weights(tree, sources)
+    if at(tree, "ppo", "combine") in ("mean", "min") and len(sources) < 2:
+        message = "combine is set, but there are not several sources: list them in ppo.rewards"
+        yield ("ppo", "combine"), message
     if at(tree, "ppo", "shaping", "normalize") == "reference":
         yield from _reference(tree, sources)
 
@@ -53,6 +58,10 @@ def _source(tree: Tree, place: Place, source: Tree) -> Iterator[Fault]:
     if len(given) != 1:
         told = " and ".join(given) or "none of them"
         yield place, f"give exactly one of model, function and url (here: {told})"
+    if source.get("url") is None:
+        for knob in TRANSPORT:
+            if knob in source and source[knob] != RewardSource.model_fields[knob].default:
+                yield (*place, knob), f"{knob} is of an HTTP endpoint: only a url has it"
     model = source.get("model")
     if model == OWN_MODEL and tree.get("reward") is None:
         yield (*place, "model"), "model: recipe means this recipe's reward model: add a reward section"
@@ -74,11 +83,8 @@ def _names(judged: list[tuple[Place, Tree]]) -> Iterator[Fault]:
     taken: dict[str, Place] = {}
     for place, source in judged:
         name = str(source.get("name"))
-        if name == TAKEN:
-            yield (
-                (*place, "name"),
-                f"{TAKEN} is what the spread over the sources is called: take another name",
-            )
+        if name in TAKEN:
+            yield (*place, "name"), f"{name} means something else for every response: take another name"
         elif name == SINGLE and place == GOLD:
             yield (*place, "name"), f"{SINGLE} is what the one reward model is called: take another name"
         elif name in taken and source.get("name") is not None:

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from rlhf.recipe import SPLITS_OF, Recipe, Stage, digest_of
+from rlhf.recipe import Recipe, Stage, digest_of
 from rlhf.recipe.functions import function_file
 from rlhf.recipe.rewards import RewardSource
 
@@ -91,18 +91,22 @@ def stage_inputs(
     reward_models: dict[str, ModelInput] | None = None,
 ) -> StageInputs:
     """Collect and digest what decides a stage's result; where data lie does not count, their content does."""
-    splits = recipe.splits(stage).model_dump(mode="json", exclude_none=True)
-    mapping = {split: {key: source[key] for key in ("columns", "extra")} for split, source in splits.items()}
+    mapping = {
+        read.key: read.source.model_dump(mode="json", include={"columns", "extra"})
+        for read in recipe.reads(stage)
+    }
     settings = flatten(
         {
             stage: recipe.section(stage).model_dump(mode="json", exclude=_not_inputs(stage)),
             "seed": recipe.stage_seed(stage),
             "model": recipe.model.model_dump(mode="json", exclude={"path", "revision"})
             | {"chat_template": _content(recipe.model.chat_template)},
-            "data": {"chat": recipe.data.chat, SPLITS_OF[stage]: mapping},
+            "data": {"chat": recipe.data.chat, **mapping},
             "launch": {"mixed_precision": recipe.launch.mixed_precision},
         }
     )
+    if stage == "ppo" and recipe.uses_ptx and recipe.sft is not None:
+        settings |= {f"sft.{rule}": getattr(recipe.sft, rule) for rule in ("max_length", "over_length")}
     settings |= {f"code.{source.name}": _code(source) for source in judges(recipe, stage) if source.function}
     judging = reward_models or {}
     decides: dict[str, Any] = {

@@ -1,12 +1,13 @@
 """The PPO runner: puts models, data, checkpoints and records around `rlhf.ppo`'s trainer."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import InitProcessGroupKwargs, set_seed
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -45,6 +46,7 @@ def run(context: StageContext) -> bool:
         cpu=not torch.cuda.is_available(),
         log_with=list(context.recipe.trackers) or None,
         project_dir=str(context.folder),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=_patience(section))],
     )
     set_seed(context.recipe.stage_seed("ppo"))
     policy_input = context.inputs.policy
@@ -133,6 +135,17 @@ def _trainer(
         ema=parts.ema,
     )
     return trainer, sink
+
+
+def _patience(section: PPOSection) -> timedelta:
+    """How long a process waits for another: NCCL's 10 minutes would end it while that one asks a slow service again."""
+    judges = [*section.rewards, section.evaluation.gold]
+    waits = [
+        (judge.retries + 1) * judge.timeout_seconds + judge.backoff_seconds * (2**judge.retries - 1)
+        for judge in judges
+        if judge is not None and judge.url is not None
+    ]
+    return timedelta(minutes=30, seconds=sum(waits))
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from rlhf.stages.agreement import any_rank
 from rlhf.stages.context import StageContext
 from rlhf.stages.inputs import METRICS_FILE, flatten
 from rlhf.stages.offending import write_offending
-from rlhf.stages.ppo_samples import write_table
-from rlhf.stages.rollout_records import write_rollout
+from rlhf.stages.ppo_samples import TABLES_FOLDER, write_table
+from rlhf.stages.rollout_records import ROLLOUTS_FOLDER, write_rollout
 from rlhf.stages.signals import stop_requested
 
 
@@ -54,6 +54,9 @@ class PPOSink:
                 raise CheckpointError(f"{newest.path} holds step {trainer.step}, not {newest.step}")
             if trainer.selection.best is not None:
                 self._complete(trainer.selection.best.step)
+        if accelerator.is_main_process:
+            self._forget_after(trainer.step)
+        accelerator.wait_for_everyone()
         self.metrics = MetricsLog(
             self.context.folder / METRICS_FILE,
             total_steps=self.section.num_steps,
@@ -115,6 +118,16 @@ class PPOSink:
             CheckpointError: there is none.
         """
         self.accelerator.load_state(str(self._complete(step).path))
+
+    def _forget_after(self, step: int) -> None:
+        """Delete the rollouts and tables of steps that the checkpoint has not seen, as its metrics are dropped.
+
+        They are sampled again; where that is by fewer processes, or training now ends earlier, the old ones would stay.
+        """
+        for folder in (ROLLOUTS_FOLDER, TABLES_FOLDER):
+            for path in sorted((self.context.folder / folder).glob("step-*")):
+                if int(path.name.removeprefix("step-").split("-")[0].split(".")[0]) > step:
+                    path.unlink()
 
     def _save(self, step: int, keep_steps: Collection[int]) -> None:
         accelerator = self.accelerator

@@ -14,6 +14,7 @@ from rlhf.stages.context import StageContext
 from rlhf.stages.inputs import ModelInput
 from rlhf_schemas import RolloutRecord
 
+ROLLOUTS_FOLDER = "rollouts"
 _FLOATS = ("logprobs", "ref_logprobs", "values", "rewards", "advantages", "returns", "engine_logprobs")
 
 
@@ -42,7 +43,7 @@ def write_rollout(
         _record(context, tokenizer, rollout, computed, row, step, kl_coef)
         for row in range(rank, rollout.num_episodes, num_ranks)
     ]
-    path = context.folder / "rollouts" / f"step-{step}-rank-{rank}.parquet"
+    path = context.folder / ROLLOUTS_FOLDER / f"step-{step}-rank-{rank}.parquet"
     path.parent.mkdir(exist_ok=True)
     writing = path.with_suffix(".writing")
     pq.write_table(pa.Table.from_pylist([_row(record) for record in records], schema=SCHEMA), writing)
@@ -59,6 +60,8 @@ def _record(
     step: int,
     kl_coef: float,
 ) -> RolloutRecord:
+    section = context.recipe.ppo
+    assert section is not None
     episode = rollout.episodes[row]
     length = len(episode.response_ids)
     rewards, advantages, returns = (
@@ -87,7 +90,7 @@ def _record(
         prompt_id=episode.prompt_id,
         sample_index=episode.sample_index,
         kl_coef=kl_coef,
-        bootstrap_value=episode.bootstrap_value,
+        bootstrap_value=episode.bootstrap_value if section.bootstrap_truncated else None,
         metadata=episode.metadata,
     )
 

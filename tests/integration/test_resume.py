@@ -130,6 +130,25 @@ def test_sft_and_reward(uninterrupted, copy, monkeypatch, stage):
     assert evaluated[0] == evaluated[1]
 
 
+def test_rollouts_and_tables_that_the_checkpoint_has_not_seen_are_forgotten(uninterrupted, copy, monkeypatch):
+    """Such as those of a step that another number of processes sampled before the kill."""
+    _, made = uninterrupted
+    here = copy("ppo")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2)
+        assert run_stage_here(here, "ppo", made) is None
+    folder = context_of(here, "ppo", made).folder
+    stale = [folder / "rollouts" / "step-3-rank-1.parquet", folder / "evaluations" / "step-9.jsonl"]
+    kept = folder / "rollouts" / "step-2-rank-0.parquet"
+    before = kept.read_bytes()
+    for path in stale:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"of a run that is gone")
+    assert run_stage_here(here, "ppo", made) is not None
+    assert not any(path.exists() for path in stale)
+    assert kept.read_bytes() == before
+
+
 def test_sigterm_sets_the_flag(monkeypatch):
     monkeypatch.setattr(signals, "_stop", type(signals._stop)())
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}

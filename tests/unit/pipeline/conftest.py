@@ -10,6 +10,7 @@ from fake_stages import FakeStages
 from rich.console import Console
 from tiny import TinyRecipe
 
+from rlhf.errors import StageError
 from rlhf.pipeline import RunOptions, run_recipe
 from rlhf.recipe import load_recipe
 
@@ -38,3 +39,14 @@ def run(tiny_recipe: TinyRecipe, stages: FakeStages, monkeypatch: pytest.MonkeyP
         return text.getvalue()
 
     return call
+
+
+@pytest.fixture
+def interrupted(run: Run, stages: FakeStages) -> Run:
+    """Calls the pipeline after PPO was interrupted at step 5, with SFT and reward published."""
+    stages.fail_in = "ppo"
+    with pytest.raises(StageError):
+        run()
+    stages.fail_in = None
+    stages.ran.clear()
+    return run

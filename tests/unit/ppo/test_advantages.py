@@ -3,7 +3,7 @@ import ppo_reference as reference
 import pytest
 import torch
 
-from rlhf.ppo.advantages import gae, masked_moments, merge_moments, token_rewards, whiten
+from rlhf.ppo.advantages import gae, masked_moments, token_rewards, whiten
 
 LENGTHS = [5, 1, 7, 3]
 MASK = torch.arange(7) < torch.tensor(LENGTHS).unsqueeze(1)
@@ -160,28 +160,20 @@ def test_moments_and_whitening_on_numbers_worked_by_hand():
     torch.testing.assert_close(whiten(x, mask, eps=0.5), torch.tensor([[-1.0, -0.5, 0.0], [0.0, 1.5, 0.0]]))
 
 
-def test_moments_of_ranks_merge_into_those_of_the_batch():
-    mask = torch.ones(1, 2, dtype=torch.bool)
-    parts = [
-        masked_moments(torch.tensor([[1.0, 2.0]]), mask),
-        masked_moments(torch.tensor([[9.0, 9.0]]), ~mask),
-        masked_moments(torch.tensor([[3.0, 6.0]]), mask),
-    ]
-    assert [float(m) for m in merge_moments(parts)] == [4.0, 3.0, 14.0]
-    gathered = torch.stack([torch.stack(part) for part in parts])
-    assert [float(m) for m in merge_moments(gathered)] == [4.0, 3.0, 14.0]
+def test_whitening_by_other_moments_takes_their_mean_and_variance():
+    x, mask = torch.tensor([[1.0, 5.0, 99.0]]), torch.tensor([[True, True, False]])
+    # two numbers of mean 3 and m2 8, so of variance 4: (x - 3) / 2
+    moments = (torch.tensor(2.0), torch.tensor(3.0), torch.tensor(8.0))
+    torch.testing.assert_close(whiten(x, mask, moments=moments), torch.tensor([[-1.0, 1.0, 0.0]]))
+    # ten numbers of mean 2 and m2 10, so of variance 1: x - 2
+    moments = (torch.tensor(10.0), torch.tensor(2.0), torch.tensor(10.0))
+    torch.testing.assert_close(whiten(x, mask, moments=moments), torch.tensor([[-1.0, 3.0, 0.0]]))
 
 
-def test_line_19_whitening_in_ranks_with_merged_moments_equals_whitening_the_batch():
-    x = batch(7) * 3 + 100
-    whole = whiten(x, MASK)
-    np.testing.assert_allclose(whole[MASK].numpy().astype(np.float64).mean(), 0, atol=1e-4)
-    np.testing.assert_allclose(whole[MASK].numpy().astype(np.float64).var(), 1, atol=1e-4)
-    merged = merge_moments([masked_moments(x[:1], MASK[:1]), masked_moments(x[1:], MASK[1:])])
-    ranks = [whiten(x[:1], MASK[:1], moments=merged), whiten(x[1:], MASK[1:], moments=merged)]
-    torch.testing.assert_close(torch.cat(ranks), whole, atol=1e-4, rtol=0)
-    alone = torch.cat([whiten(x[:1], MASK[:1]), whiten(x[1:], MASK[1:])])
-    assert (alone - whole).abs().max() > 0.1
+def test_whitened_numbers_have_mean_0_and_variance_1():
+    kept = whiten(batch(7) * 3 + 100, MASK)[MASK].numpy().astype(np.float64)
+    np.testing.assert_allclose(kept.mean(), 0, atol=1e-4)
+    np.testing.assert_allclose(kept.var(), 1, atol=1e-4)
 
 
 def test_whitening_one_token_or_none_stays_finite():

@@ -26,16 +26,18 @@ class Letters:
         return " ".join(f"t{token}" for token in ids)
 
 
-def context_of(folder):
+def context_of(folder, bootstrap):
     return SimpleNamespace(
         folder=folder,
         inputs=SimpleNamespace(policy=SimpleNamespace(reference="tiny-sft@1", path=None)),
         scored_by="tiny-reward@1",
-        recipe=SimpleNamespace(stage_seed=lambda stage: 11),
+        recipe=SimpleNamespace(
+            stage_seed=lambda stage: 11, ppo=SimpleNamespace(bootstrap_truncated=bootstrap)
+        ),
     )
 
 
-def record(folder, rollout, *, step=1, num_ranks=2):
+def record(folder, rollout, *, step=1, num_ranks=2, bootstrap=True):
     """Writes a step as `num_ranks` processes would; returns the folder of the shards."""
     advantages, returns = made_up_targets(rollout)
     computed = {
@@ -46,7 +48,7 @@ def record(folder, rollout, *, step=1, num_ranks=2):
     }
     for rank in range(num_ranks):
         write_rollout(
-            context_of(folder),
+            context_of(folder, bootstrap),
             Letters(),
             rollout,
             computed,
@@ -123,6 +125,13 @@ def test_records_load_as_a_data_set(tmp_path):
     assert first["metadata"] == '{"topic": "films", "nested": [1, null]}'
     assert first["finish_reason"] == "stop"
     assert first["response_ids"] == rollout.episodes[0].response_ids
+
+
+def test_values_after_a_cut_that_were_not_recorded_are_missed(tmp_path):
+    folder = record(tmp_path, TinyPPO(section_of()).collect(), bootstrap=False)
+    assert len(RecordedRollouts(folder).step(0)) == 8
+    with pytest.raises(UsageError, match="recorded without"):
+        RecordedRollouts(folder).step(0, with_bootstrap=True)
 
 
 def test_evaluation_samples_as_ever(tmp_path):

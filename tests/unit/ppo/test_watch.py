@@ -10,6 +10,8 @@ HEALTHY = {
     "objective/kl": 3.0,
     "objective/scores": 0.4,
     "objective/scores_std": 1.0,
+    "objective/shaped_scores": 0.5,
+    "objective/shaped_scores_std": 1.0,
     "policy/entropy_avg": 2.0,
     "val/explained_variance": 0.3,
     "val/share_without_eos": 0.25,
@@ -34,6 +36,7 @@ def on(metrics):
         ("kl", "objective/kl", 50.1, 50.0),
         ("entropy", "policy/entropy_avg", 0.39, 0.4),
         ("constant_score", "objective/scores_std", 0.0, 1e-3),
+        ("constant_score", "objective/shaped_scores_std", 0.0, 1e-3),  # a clip that all exceed
         ("missing_eos", "val/share_without_eos", 0.55, 0.54),
     ],
 )

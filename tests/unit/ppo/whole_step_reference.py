@@ -1,7 +1,8 @@
 """One PPO step of a linear-softmax policy and a linear critic: float64 NumPy, no autograd, no padding, no batches.
 
 Written from the papers: Ziegler et al. 2019 (rewards), Schulman et al. 2016 (advantages), Schulman et al. 2017
-(policy loss), Loshchilov and Hutter 2019 (AdamW); the clipped value loss is that of OpenAI's lm-human-preferences.
+(policy loss), Schulman 2020 (estimators of the KL), Loshchilov and Hutter 2019 (AdamW); the clipped value loss is that
+of OpenAI's lm-human-preferences.
 A token's features are a fixed vector of everything before it; logits are features @ policy / temperature and the
 value is features @ critic, so each gradient fits one line.
 """
@@ -17,12 +18,15 @@ class Settings:
 
     temperature: float = 0.7
     kl_coef: float = 0.3
+    kl_estimator: str = "k1"
+    kl_place: str = "reward"
     score_clip: float = 1.5
     score_mean: float = 0.2
     score_std: float = 0.8
     missing_eos_penalty: float = 0.6
     gamma: float = 0.9
     lam: float = 0.95
+    bootstrap_truncated: bool = False
     whiten: bool = True
     cliprange: float = 0.2
     cliprange_value: float = 0.15
@@ -36,9 +40,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Row:
-    """One prompt with its response: `response` token t is predicted from `features[t]`, which is all that is read."""
+    """One prompt with its response: token t is predicted from `features[t]`, and what would follow from `after`."""
 
     features: np.ndarray  # [T, F]
+    after: np.ndarray  # [F]
     response: np.ndarray  # [T]
     score: float
     ended: bool
@@ -49,6 +54,7 @@ class Targets:
     """What the step fixes before it updates, one array [T] a row."""
 
     old_logprobs: list[np.ndarray]
+    ref_logprobs: list[np.ndarray]
     old_values: list[np.ndarray]
     advantages: list[np.ndarray]
     returns: list[np.ndarray]
@@ -73,9 +79,30 @@ def shaped_score(row, settings):
     return score if row.ended else score - settings.missing_eos_penalty
 
 
-def advantages_of(rewards, values, settings):
+def kl_of(logprob, ref_logprob, estimator):
+    """The estimate of KL(policy || reference) from tokens that the policy sampled; r = reference / policy."""
+    r = np.exp(ref_logprob) / np.exp(logprob)
+    return {"k1": -np.log(r), "k2": np.log(r) ** 2 / 2, "k3": r - 1 - np.log(r)}[estimator]
+
+
+def kl_slope(logprob, ref_logprob, estimator):
+    """Its derivative by the policy's log-probability x, with log r = ref - x and so dr/dx = -r: for k2 and k3."""
+    r = np.exp(ref_logprob) / np.exp(logprob)
+    return {"k2": -np.log(r), "k3": 1 - r}[estimator]
+
+
+def rewards_of(row, logprobs, ref_logprobs, settings):
+    """[T]: the KL penalty at each token, unless it is part of the loss, and the score at the last one."""
+    rewards = np.zeros(len(row.response))
+    if settings.kl_place == "reward":
+        rewards -= settings.kl_coef * kl_of(logprobs, ref_logprobs, settings.kl_estimator)
+    rewards[-1] += shaped_score(row, settings)
+    return rewards
+
+
+def advantages_of(rewards, values, value_after, settings):
     """Generalised advantages of one response, summed forward from their definition (eq. 16), not by recursion."""
-    after = np.append(values[1:], 0.0)
+    after = np.append(values[1:], value_after)
     deltas = rewards + settings.gamma * after - values
     decay = settings.gamma * settings.lam
     return np.array([sum(decay**k * delta for k, delta in enumerate(deltas[t:])) for t in range(len(deltas))])
@@ -83,22 +110,27 @@ def advantages_of(rewards, values, settings):
 
 def targets_of(policy, reference, critic, rows, settings):
     """Rewards, advantages and returns of the whole step, with the weights that sampled."""
-    old_logprobs, old_values, raw, returns = [], [], [], []
+    old_logprobs, old_ref_logprobs, old_values, raw, returns = [], [], [], [], []
     for row in rows:
         logprobs = chosen(log_probabilities(policy, row, settings.temperature), row)
         ref_logprobs = chosen(log_probabilities(reference, row, settings.temperature), row)
-        rewards = -settings.kl_coef * (logprobs - ref_logprobs)
-        rewards[-1] += shaped_score(row, settings)
         values = row.features @ critic
-        advantages = advantages_of(rewards, values, settings)
+        goes_on = settings.bootstrap_truncated and not row.ended
+        advantages = advantages_of(
+            rewards_of(row, logprobs, ref_logprobs, settings),
+            values,
+            row.after @ critic if goes_on else 0.0,
+            settings,
+        )
         old_logprobs.append(logprobs)
+        old_ref_logprobs.append(ref_logprobs)
         old_values.append(values)
         raw.append(advantages)
         returns.append(advantages + values)
     every = np.concatenate(raw)
     if settings.whiten:
         raw = [(advantages - every.mean()) / every.std() for advantages in raw]
-    return Targets(old_logprobs, old_values, raw, returns)
+    return Targets(old_logprobs, old_ref_logprobs, old_values, raw, returns)
 
 
 def minibatch(policy, critic, rows, targets, chosen_rows, settings):
@@ -117,6 +149,9 @@ def minibatch(policy, critic, rows, targets, chosen_rows, settings):
             slope = policy_token(
                 logprobs[t], targets.old_logprobs[index][t], targets.advantages[index][t], settings, sums
             )
+            if settings.kl_place == "loss":
+                ref_logprob = targets.ref_logprobs[index][t]
+                slope += settings.kl_coef * kl_slope(logprobs[t], ref_logprob, settings.kl_estimator)
             towards = -probabilities[t]
             towards[row.response[t]] += 1.0
             policy_gradient += slope * np.outer(features, towards) / settings.temperature

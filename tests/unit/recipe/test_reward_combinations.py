@@ -65,6 +65,8 @@ def test_a_source_is_exactly_one_of_model_function_and_url_and_its_line_is_told(
             "another source's name",
         ),
         ({"rewards": [FUNCTION | {"name": "disagreement"}]}, "ppo.rewards.0.name", "another name"),
+        ({"rewards": [FUNCTION | {"name": "score"}]}, "ppo.rewards.0.name", "another name"),
+        ({"rewards": [FUNCTION | {"batch_size": 4}]}, "ppo.rewards.0.batch_size", "only a url has it"),
         ({"evaluation": {"gold": SERVICE | {"name": "reward_model"}}}, "ppo.evaluation.gold.name", "another name"),
         ({"evaluation": {"gold": {"name": "g"}}}, "ppo.evaluation.gold", "exactly one of"),
         ({"rewards": [FUNCTION | {"normalize": True}]}, "ppo.rewards.0.normalize", "only a reward model publishes"),
