@@ -104,8 +104,7 @@ class PPOTrainer:
                 bootstrap_values=rollout.bootstrap_values if section.bootstrap_truncated else None,
             )
             stats = self._update(rollout, self._whitened(advantages, rollout), returns, kl_coef)
-            if self.step >= section.critic_warmup_steps:  # until then the policy is the reference
-                self.kl.update(float(kl_per_response(rollout).mean()), rollout.num_episodes)
+            self.kl.update(float(kl_per_response(rollout).mean()), rollout.num_episodes)
             self.step += 1
             computed = {"shaped": shaped, "rewards": rewards, "advantages": advantages, "returns": returns}
             self.sink.record(self.step, rollout, computed, kl_coef)

@@ -139,25 +139,6 @@ def test_line_16_the_controller_is_fed_the_kl_of_whole_responses(adaptive):
     assert len({round(kl, 3) for kl in kls}) == 4, "the KL moved, else this shows nothing"
 
 
-def test_the_coefficient_waits_for_the_policy(full):
-    """During the critic's warm-up the KL is 0 because nothing moves: that must not lower the coefficient."""
-    recipe, made = full
-    ppo = recipe.ppo.model_dump(mode="json") | {
-        "num_steps": 4,
-        "critic_warmup_steps": 2,
-        "kl": {"coef": 0.1, "target": 0.5, "horizon": 40},
-    }
-    run = recipe.model_copy(update={"ppo": PPOSection.model_validate(ppo), "name": "waiting"})
-    run_stage_here(run, "ppo", made)
-    path = context_of(run, "ppo", made).folder / "metrics.jsonl"
-    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    logged = [line["objective/kl_coef"] for line in lines if "objective/kl_coef" in line]
-    assert logged[:3] == [0.1, 0.1, 0.1]
-    assert logged[3] == pytest.approx(0.1 * (1 - 0.2 * 8 / 40)), (
-        "after step 3 the KL counts, and is still near 0"
-    )
-
-
 def test_line_24_adamw_has_the_reference_epsilon_and_the_rate_of_its_step(adaptive):
     state = torch.load(adaptive / "checkpoints" / "step-3" / "optimizer.bin", weights_only=True)
     groups = state["param_groups"]
