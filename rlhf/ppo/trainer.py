@@ -14,7 +14,7 @@ from rlhf.ppo.advantages import gae, masked_moments, token_rewards, whiten
 from rlhf.ppo.ema import PolicyEMA
 from rlhf.ppo.episodes import Rollout
 from rlhf.ppo.evaluation import Evaluator
-from rlhf.ppo.kl import AdaptiveKLController, FixedKLController
+from rlhf.ppo.kl import AdaptiveKLController, FixedKLController, KLController
 from rlhf.ppo.measures import explained_variance, kl_per_response, rollout_metrics
 from rlhf.ppo.noise import ROLLOUT_STREAM
 from rlhf.ppo.nonfinite import NonFiniteError
@@ -260,7 +260,7 @@ class PPOTrainer:
         }
 
 
-def _kl_controller(section: PPOSection) -> AdaptiveKLController | FixedKLController:
+def _kl_controller(section: PPOSection) -> KLController:
     if section.kl.target is None:
         return FixedKLController(section.kl.coef)
     return AdaptiveKLController(section.kl.coef, section.kl.target, section.kl.horizon)

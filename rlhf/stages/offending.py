@@ -1,16 +1,13 @@
 """The responses behind a number that is not finite, in `<stage>/offending/step-N.parquet`, for a person to look at."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.ppo.episodes import Rollout
-from rlhf.stages.rollout_records import SCHEMA
+from rlhf.stages.rollout_records import SCHEMA, as_json, sampled, write_shard
 
 _COLUMNS = (
     *("prompt", "response", "prompt_ids", "response_ids"),
@@ -37,32 +34,5 @@ def write_offending(
     Returns:
         The file; `rlhf rollouts <stage folder>/offending` shows it.
     """
-    path = folder / "offending" / f"step-{step}.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writing = path.with_suffix(".writing")
-    written = [_row(rollout, row, step, tokenizer) for row in rows]
-    pq.write_table(pa.Table.from_pylist(written, schema=_SCHEMA), writing)
-    writing.replace(path)
-    return path
-
-
-def _row(rollout: Rollout, row: int, step: int, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    episode = rollout.episodes[row]
-    return {
-        "prompt": str(tokenizer.decode(episode.prompt_ids)),
-        "response": str(tokenizer.decode(episode.response_ids, skip_special_tokens=True)),
-        "prompt_ids": episode.prompt_ids,
-        "response_ids": episode.response_ids,
-        "logprobs": episode.logprobs.tolist(),
-        "ref_logprobs": episode.ref_logprobs.tolist(),
-        "values": episode.values.tolist(),
-        "engine_logprobs": episode.engine_logprobs.tolist(),
-        "score": episode.score,
-        "scores": json.dumps(episode.scores),
-        "finish_reason": episode.finish_reason,
-        "step": step,
-        "prompt_id": episode.prompt_id,
-        "sample_index": episode.sample_index,
-        "bootstrap_value": episode.bootstrap_value,
-        "metadata": json.dumps(episode.metadata),
-    }
+    written = [as_json(sampled(rollout.episodes[row], tokenizer) | {"step": step}) for row in rows]
+    return write_shard(folder / "offending" / f"step-{step}.parquet", written, _SCHEMA)

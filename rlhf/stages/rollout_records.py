@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhf.ppo.episodes import Rollout
+from rlhf.ppo.episodes import Episode, Rollout
 from rlhf.stages.context import StageContext
 from rlhf.stages.inputs import ModelInput
 from rlhf_schemas import RolloutRecord
@@ -44,11 +44,42 @@ def write_rollout(
         for row in range(rank, rollout.num_episodes, num_ranks)
     ]
     path = context.folder / ROLLOUTS_FOLDER / f"step-{step}-rank-{rank}.parquet"
-    path.parent.mkdir(exist_ok=True)
+    return write_shard(path, [as_json(record.model_dump()) for record in records], SCHEMA)
+
+
+def write_shard(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> Path:
+    """Write rows as Parquet, in one step: a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     writing = path.with_suffix(".writing")
-    pq.write_table(pa.Table.from_pylist([_row(record) for record in records], schema=SCHEMA), writing)
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), writing)
     writing.replace(path)
     return path
+
+
+def sampled(episode: Episode, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What is known of an episode before the update, under the record's names."""
+    return {
+        "prompt": str(tokenizer.decode(episode.prompt_ids)),
+        "response": str(tokenizer.decode(episode.response_ids, skip_special_tokens=True)),
+        "prompt_ids": episode.prompt_ids,
+        "response_ids": episode.response_ids,
+        "logprobs": episode.logprobs.tolist(),
+        "ref_logprobs": episode.ref_logprobs.tolist(),
+        "values": episode.values.tolist(),
+        "engine_logprobs": episode.engine_logprobs.tolist(),
+        "score": episode.score,
+        "scores": episode.scores,
+        "finish_reason": episode.finish_reason,
+        "prompt_id": episode.prompt_id,
+        "sample_index": episode.sample_index,
+        "bootstrap_value": episode.bootstrap_value,
+        "metadata": episode.metadata,
+    }
+
+
+def as_json(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with its open mappings as JSON text, so that every shard has one schema."""
+    return row | {"scores": json.dumps(row["scores"]), "metadata": json.dumps(row["metadata"])}
 
 
 def _record(
@@ -67,43 +98,27 @@ def _record(
     rewards, advantages, returns = (
         computed[name][row, :length].tolist() for name in ("rewards", "advantages", "returns")
     )
+    known = sampled(episode, tokenizer) | {
+        "scores": episode.scores or {"reward_model": episode.score},
+        "bootstrap_value": episode.bootstrap_value if section.bootstrap_truncated else None,
+    }
     return RolloutRecord(
-        prompt=str(tokenizer.decode(episode.prompt_ids)),
-        response=str(tokenizer.decode(episode.response_ids, skip_special_tokens=True)),
-        prompt_ids=episode.prompt_ids,
-        response_ids=episode.response_ids,
-        logprobs=episode.logprobs.tolist(),
-        ref_logprobs=episode.ref_logprobs.tolist(),
-        values=episode.values.tolist(),
+        **known,
         rewards=rewards,
         advantages=advantages,
         returns=returns,
-        engine_logprobs=episode.engine_logprobs.tolist(),
-        score=episode.score,
-        scores=episode.scores or {"reward_model": episode.score},
         shaped_score=float(computed["shaped"][row]),
-        finish_reason=episode.finish_reason,
         policy=_name(context.inputs.policy),
         reward_model=context.scored_by,
         step=step,
         seed=context.recipe.stage_seed("ppo"),
-        prompt_id=episode.prompt_id,
-        sample_index=episode.sample_index,
         kl_coef=kl_coef,
-        bootstrap_value=episode.bootstrap_value if section.bootstrap_truncated else None,
-        metadata=episode.metadata,
     )
 
 
 def _name(model: ModelInput | None) -> str:
     assert model is not None
     return model.reference or str(model.path)
-
-
-def _row(record: RolloutRecord) -> dict[str, Any]:
-    """The record with its open mappings as JSON text, so that every shard has one schema."""
-    row = record.model_dump()
-    return row | {"scores": json.dumps(row["scores"]), "metadata": json.dumps(row["metadata"])}
 
 
 SCHEMA = pa.schema(
