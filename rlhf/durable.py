@@ -5,10 +5,12 @@ Shared by the registry, the checkpoints and whoever else writes files that a lat
 
 import errno
 import os
+import shutil
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from rlhf.errors import UsageError
 
@@ -58,6 +60,23 @@ def write_atomic(path: Path, content: bytes) -> None:
     sync(path.parent)
 
 
+@contextmanager
+def replacing(path: Path) -> Generator[TextIO]:
+    """A text file to write rows into, which takes the place of `path` once the block ends well.
+
+    Half of a surrogate pair, which UTF-8 has not, is written as JSON escapes it.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            yield file
+        sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync(path.parent)
+
+
 def rename_folder(source: Path, target: Path) -> None:
     """Rename a folder and flush both parents.
 
@@ -68,3 +87,29 @@ def rename_folder(source: Path, target: Path) -> None:
     sync(target.parent)
     if source.parent != target.parent:
         sync(source.parent)
+
+
+def free_disk_bytes(path: Path) -> int:
+    """Bytes that this user can still write where `path` lies or will lie."""
+    existing = Path(path).absolute()
+    while not existing.exists():
+        existing = existing.parent
+    return shutil.disk_usage(existing).free
+
+
+def require_disk(path: Path, needed_bytes: int, what: str) -> None:
+    """Refuse to start what cannot be saved.
+
+    Raises:
+        UsageError: with what is needed and what is free.
+    """
+    free = free_disk_bytes(path)
+    if free < needed_bytes:
+        raise UsageError(
+            f"{what} needs {_gib(needed_bytes)} at {path}, where {_gib(free)} are free",
+            "Free space there, keep fewer checkpoints, or choose a workspace on another file system.",
+        )
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.1f} GiB"

@@ -38,8 +38,9 @@ from rlhf.ppo.prompts import Prompt
 from rlhf.recipe import Recipe, load_recipe
 from rlhf.registry import Artefact, Registry
 from rlhf.stages.context import check_probe
-from rlhf.stages.examples import prompts
 from rlhf.stages.inputs import registry_folder
+from rlhf.stages.tokens.prompts import prompts
+from rlhf.stages.tokens.splits import recipe_split
 
 try:
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
@@ -118,19 +119,14 @@ class Panel:
     def __init__(
         self, recipe: Recipe, sft: Artefact, reward: Artefact, *, samples: int, seed: int, batch_size: int
     ) -> None:
-        splits, section = recipe.splits("ppo"), recipe.ppo
+        split, section = recipe_split(recipe, "ppo", "prompts.eval"), recipe.ppo
         assert section is not None
-        if splits.eval is None:
+        if split is None:
             raise UsageError("the recipe has no held-out prompts", "Add data.prompts.eval.")
         self.section, self.samples, self.seed, self.batch_size = section, samples, seed, batch_size
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(sft.path)
-        self.prompts: list[Prompt] = prompts(
-            self.tokenizer,
-            splits.eval,
-            chat=recipe.data.chat,
-            max_prompt_length=section.max_prompt_length,
-        )
+        self.prompts: list[Prompt] = prompts(self.tokenizer, split, section).rows
         self.reference = load_causal_lm(ModelSource(str(sft.path)), trainable=False).to(self.device).eval()
         self.reward_model = load_reward_model(ModelSource(str(reward.path))).to(self.device).eval()
         if reward.manifest.probe is not None:

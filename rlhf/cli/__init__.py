@@ -11,8 +11,10 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from rlhf.cli.choices import SetOption
 from rlhf.cli.registry import registry_app
 from rlhf.cli.rollouts import rollouts
+from rlhf.cli.validate import validate
 from rlhf.errors import RLHFError, UsageError
 
 app = typer.Typer(
@@ -34,15 +36,6 @@ class StageName(StrEnum):
     ppo = "ppo"
 
 
-class KindName(StrEnum):
-    """A kind of record."""
-
-    sft = "sft"
-    preference = "preference"
-    prompt = "prompt"
-    rollout = "rollout"
-
-
 class SchemaName(StrEnum):
     """What has a JSON Schema."""
 
@@ -51,12 +44,6 @@ class SchemaName(StrEnum):
     prompt = "prompt"
     rollout = "rollout"
     recipe = "recipe"
-
-
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the recipe, such as ppo.seed=1."),
-]
 
 
 @app.command()
@@ -100,55 +87,6 @@ def run(
 
 
 @app.command()
-def validate(
-    paths: Annotated[
-        list[str], typer.Argument(metavar="PATH…|RECIPE", help="Data files or hub data sets; or one recipe.")
-    ],
-    kind: Annotated[KindName | None, typer.Option("--as", help="Which records the files hold.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
-    report: Annotated[
-        Path | None, typer.Option("--report", help="Write the JSON report to a file besides.")
-    ] = None,
-    chat: Annotated[
-        bool, typer.Option("--chat", help="Check that text rows can be wrapped as chat turns.")
-    ] = False,
-    split: Annotated[str | None, typer.Option(help="Split of a hub data set.")] = None,
-    overrides: SetOption = None,
-) -> None:
-    """Name every invalid row with file, line, field, value and remedy; or check all data that a recipe needs."""
-    from rlhf.data import check, render_json, render_text
-    from rlhf.durable import explain_write_errors
-    from rlhf.recipe import DataSource
-
-    if kind is None:
-        reports = _validate_recipe(paths, overrides)
-    else:
-        reports = [check(DataSource(path=path, split=split), kind.value, chat=chat) for path in paths]
-    content = json.dumps(render_json(reports), ensure_ascii=False, indent=1)
-    if report is not None:
-        with explain_write_errors(report):
-            report.write_text(content + "\n", encoding="utf-8")
-    console.print(Text(content if as_json else render_text(reports)), soft_wrap=True)
-    if any(one.num_faults for one in reports):
-        raise typer.Exit(1)
-
-
-def _validate_recipe(paths: list[str], overrides: list[str] | None) -> list[Any]:
-    from rlhf.data import check
-    from rlhf.recipe import load_recipe
-
-    if len(paths) != 1 or Path(paths[0]).suffix not in (".yaml", ".yml"):
-        raise UsageError(
-            f"{' '.join(paths)}: which records do these files hold?",
-            "Add --as sft, preference, prompt or rollout; or give one recipe (.yaml).",
-        )
-    recipe = load_recipe(paths[0], overrides or ())
-    return [
-        check(read.source, read.kind, chat=recipe.data.chat) for read in recipe.all_reads(recipe.stages())
-    ]
-
-
-@app.command()
 def schema(kind: Annotated[SchemaName, typer.Argument(help="Which record, or the recipe.")]) -> None:
     """Print the JSON Schema of a record or of the recipe."""
     if kind is SchemaName.recipe:
@@ -171,6 +109,7 @@ def env() -> None:
         console.print(Text(f"{name:<14} {value}"), soft_wrap=True)
 
 
+app.command()(validate)
 app.command()(rollouts)
 
 

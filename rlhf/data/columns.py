@@ -29,8 +29,9 @@ class ColumnMap:
 
     Columns keep their names where `columns` does not name another. Columns that no field takes are faults, or go under
     `metadata` with `extra: metadata`. A null is an absent field. CSV cells become numbers, lists and objects where the
-    field is one, and an empty cell of a field that may be absent and is not text is absent; in Parquet and hub data
-    sets, fields that are objects may be written as JSON text.
+    field is one, and an empty cell of a field that may be absent and is not text is absent; in Parquet, Arrow and hub
+    data sets, fields that are objects may be written as JSON text. The lines of plain text are prompts where prompts
+    are wanted.
     """
 
     def __init__(self, source: DataSource, kind: RecordKind, fmt: FileFormat | None) -> None:
@@ -40,9 +41,10 @@ class ColumnMap:
         self._fields = fields.keys()
         self._required = frozenset(name for name, field in fields.items() if field.is_required())
         self._leaves = {name: _leaves(field.annotation) for name, field in fields.items()}
-        self._csv = fmt == "csv"
-        self._typed = fmt in ("parquet", "hub")
-        self._columns = source.columns
+        self._csv = fmt in ("csv", "tsv")
+        self._typed = fmt in ("parquet", "arrow", "hub")
+        lines_are_prompts = fmt == "text" and kind == "prompt" and not source.columns
+        self._columns = {"prompt": "text"} if lines_are_prompts else source.columns
 
     def unknown_targets(self) -> list[str]:
         """Keys of `columns` that are no field of the record."""
@@ -119,7 +121,9 @@ class ColumnMap:
         if dict in leaves or list in leaves:
             return parse_json(text)
         return (
-            _number(text, whole=int in leaves) if self._csv and (float in leaves or int in leaves) else text
+            read_number(text, whole=int in leaves)
+            if self._csv and (float in leaves or int in leaves)
+            else text
         )
 
     def _keep(self, extra: dict[str, object], record: dict[str, object], place: Place) -> list[Fault]:
@@ -136,7 +140,7 @@ class ColumnMap:
         ]
 
 
-def _number(text: str, *, whole: bool) -> object:
+def read_number(text: str, *, whole: bool) -> object:
     """The number that a cell spells, or the cell itself for the record to refuse."""
     if "_" in text:
         return text  # Python reads 1_000 as a thousand, CSV does not

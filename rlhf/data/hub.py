@@ -19,11 +19,16 @@ def read_hub(source: DataSource) -> Iterator[Row | Fault]:
     # imported here: `datasets` takes seconds to load
     datasets: Any = import_module("datasets")
     name = hub_name(source)
+    arrow: Any = import_module("pyarrow")
+    # a data set can also need a package that is not there, or hold values that Python cannot
+    broken = (datasets.exceptions.DatasetsError, arrow.ArrowException)
+    errors = (*broken, OSError, ValueError, OverflowError, ImportError)
+    row = 0
     try:
         rows = datasets.load_dataset(source.path, source.config, split=source.split, revision=source.revision)
-    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
+        for row, values in enumerate(rows, 1):
+            yield Row(values, Place(name, None, row))
+    except errors as error:
         reason = str(error).partition("\n")[0].rstrip(".")
-        yield make_fault("hub_unavailable", Place(name), f"does not load: {reason}")
-        return
-    for row, values in enumerate(rows, 1):
-        yield Row(values, Place(name, None, row))
+        where = "" if row == 0 else f" after row {row}"
+        yield make_fault("hub_unavailable", Place(name), f"does not load{where}: {reason}")

@@ -7,17 +7,20 @@ next `{` that stands where JSON allows none.
 
 import re
 from collections.abc import Iterator
-from itertools import chain
-from pathlib import Path
+from itertools import chain, repeat
 from typing import BinaryIO, NamedTuple
 
 from rlhf.data.fault import VALUE_LIMIT, Fault, make_fault, shorten
 from rlhf.data.jsonlines import read_jsonl
 from rlhf.data.jsontext import BOM, parse_row
-from rlhf.data.place import Place, Row
+from rlhf.data.place import Count, Place, Row
 
 PIECE_BYTES = 1 << 20
-_TOKEN = re.compile(rb'\\[^\n]|["{}\[\],\n]')
+OBJECT_BYTES = 64 << 20
+"""A file that is one object over many lines is read at once, up to here."""
+_STRING_REST = re.compile(rb'(?:[^"\\\n]++|\\[^\n])*+"')
+_TOKEN = re.compile(rb'"' + _STRING_REST.pattern + rb'|\\[^\n]|["{}\[\],\n]')
+"""A whole string on one line, an escape, or one byte; an opening quote stands alone where nothing closes it."""
 _OPENER = {b"}": b"{", b"]": b"["}
 
 
@@ -44,8 +47,10 @@ class ArrayCutter:
 
     def feed(self, piece: bytes) -> Iterator[Element]:
         """The elements that end in this piece, which must not itself end inside an escape."""
-        cut = 0
-        for token in _TOKEN.finditer(piece):
+        cut = begin = 0
+        if self._in_string and (rest := _STRING_REST.match(piece)):
+            self._in_string, begin = False, rest.end()
+        for token in _TOKEN.finditer(piece, begin):
             byte, start = token.group(), token.start()
             if byte == b"\n":
                 self._line += 1
@@ -101,29 +106,31 @@ def _pieces(file: BinaryIO) -> Iterator[bytes]:
         yield piece
 
 
-def _rows(element: Element, name: str, row: int) -> Iterator[Row | Fault]:
+def _rows(element: Element, name: str, row: int) -> list[Row | Fault]:
     place = Place(name, element.line, row)
     if not element.raw.strip():
         if element.end == b",":
-            yield make_fault("bad_json", place, "has a comma without an element before it")
-        elif element.end == b"]" and row > 1:
-            yield make_fault("bad_json", place, "has a comma without an element after it")
-        return
+            return [make_fault("bad_json", place, "has a comma without an element before it")]
+        if element.end == b"]" and row > 1:
+            return [make_fault("bad_json", place, "has a comma without an element after it")]
+        return []
     parsed = parse_row(element.raw, place, at_end=not element.end)
-    yield parsed
     if isinstance(parsed, Row) and element.end == b"{":
-        yield make_fault("bad_json", place, "has no comma between this element and the next")
+        return [parsed, make_fault("bad_json", place, "has no comma between this element and the next")]
+    return [parsed]
 
 
-def _read_array(pieces: Iterator[bytes], name: str, line: int) -> Iterator[Row | Fault]:
-    cutter, row = ArrayCutter(line), 0
+def _read_array(pieces: Iterator[bytes], name: str, line: int, count: Count) -> Iterator[Row | Fault]:
+    cutter = ArrayCutter(line)
     for piece in pieces:
         for element in cutter.feed(piece):
-            row += 1
-            yield from _rows(element, name, row)
+            items = _rows(element, name, count.rows + 1)
+            count.rows += bool(items)
+            yield from items
     rest = cutter.rest()
     if not cutter.closed:
-        items = list(_rows(rest, name, row + 1))
+        items = _rows(rest, name, count.rows + 1)
+        count.rows += bool(items)
         yield from items
         if not any(isinstance(item, Fault) for item in items):
             last_line = rest.line if rest.raw.strip() else rest.line - rest.raw.endswith(b"\n")
@@ -133,27 +140,60 @@ def _read_array(pieces: Iterator[bytes], name: str, line: int) -> Iterator[Row |
         yield make_fault("bad_json", Place(name, rest.line), "has text after the array", value=value)
 
 
-def read_json(path: Path) -> Iterator[Row | Fault]:
-    """Rows and faults of a JSON array of objects; a `.json` file with an object a line is read as JSON Lines."""
-    name, line = str(path), 1
-    with path.open("rb") as file:
-        pieces = _pieces(file)
-        first = next(pieces, b"")
-        has_bom = first.startswith(BOM)
+def read_json(file: BinaryIO, name: str, count: Count) -> Iterator[Row | Fault]:
+    """Rows and faults of a JSON array of objects, of one object, or of an object a line; see `read_jsonl`."""
+    pieces = _pieces(file)
+    first = next(pieces, b"")
+    if first.startswith(BOM):
+        yield make_fault("bom", Place(name, 1), "starts with a byte order mark")
         first = first.removeprefix(BOM)
-        while first.isspace():
-            first = next(pieces, b"")
-            line += 1
-        head = first.strip()
-        if head.startswith(b"["):
-            if has_bom:
-                yield make_fault("bom", Place(name, 1), "starts with a byte order mark")
-            yield from _read_array(chain([first.lstrip()[1:]], pieces), name, line)
-            return
-    if head.startswith(b"{") and head.endswith(b"}"):
-        yield from read_jsonl(path)
+    line = 1
+    while first.isspace():
+        line += first.count(b"\n")
+        first = next(pieces, b"")
+    head = first.strip()
+    if head.startswith(b"["):
+        yield from _read_array(chain([first.lstrip()[1:]], pieces), name, line, count)
+    elif head.startswith(b"{"):
+        yield from _read_objects(_lines(chain([first], pieces)), name, line, count)
     elif head:
-        value = shorten(head[:VALUE_LIMIT].decode(errors="replace"))
-        yield make_fault(
-            "not_array", Place(name, line), "is neither a JSON array nor JSON Lines", value=value
-        )
+        yield _no_array(head, name, line)
+
+
+def _read_objects(lines: Iterator[bytes], name: str, line: int, count: Count) -> Iterator[Row | Fault]:
+    """JSON Lines, where a second line starts with a brace even if the first is broken; else one object."""
+    read = [next(lines)]
+    for other in lines:
+        read.append(other)
+        if not other.isspace():
+            break
+    if read[0].rstrip().endswith(b"}") or any(other.lstrip().startswith(b"{") for other in read[1:]):
+        yield from read_jsonl(chain(repeat(b"\n", line - 1), read, lines), name, count, at_start=False)
+        return
+    size = 0
+    for other in lines:
+        size += len(other)
+        if size > OBJECT_BYTES:
+            yield _no_array(read[0].strip(), name, line)
+            return
+        read.append(other)
+    count.rows = 1
+    yield parse_row(b"".join(read), Place(name, line, 1), at_end=True)
+
+
+def _lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    held: list[bytes] = []
+    for piece in pieces:
+        held.append(piece)
+        if piece.endswith(b"\n"):
+            yield b"".join(held)
+            held.clear()
+    if held:
+        yield b"".join(held)
+
+
+def _no_array(head: bytes, name: str, line: int) -> Fault:
+    value = shorten(head[:VALUE_LIMIT].decode(errors="replace"))
+    return make_fault(
+        "not_array", Place(name, line), "is neither an array, nor an object, nor JSON Lines", value=value
+    )

@@ -5,24 +5,24 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from rlhf.data.arrowfiles import BATCH_ROWS, arrow_errors, batch_rows, column_twice, first_line
 from rlhf.data.fault import Fault, make_fault
-from rlhf.data.place import Place, Row
-
-BATCH_ROWS = 1024
+from rlhf.data.place import Count, Place, Row
 
 
-def read_parquet(path: Path) -> Iterator[Row | Fault]:
+def read_parquet(path: Path, count: Count) -> Iterator[Row | Fault]:
     """Rows in order, numbered from 1; a part that pyarrow cannot read is one fault, and nothing after it is read."""
     # imported here: pyarrow takes longer to load than the rest of the validator
-    arrow: Any = import_module("pyarrow")
     parquet: Any = import_module("pyarrow.parquet")
-    name, row = str(path), 0
+    name = str(path)
     try:
-        with parquet.ParquetFile(path) as file:
+        # pre_buffer holds whole row groups; unmapped, a damaged page's claim of its size would be allocated
+        with parquet.ParquetFile(path, pre_buffer=False, memory_map=True) as file:
+            if fault := column_twice(file.schema_arrow.names, name):
+                yield fault
+                return
             for batch in file.iter_batches(batch_size=BATCH_ROWS):
-                for values in batch.to_pylist():
-                    row += 1
-                    yield Row(values, Place(name, None, row))
-    except (arrow.ArrowException, OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
-        yield make_fault("bad_parquet", Place(name), f"cannot be read after row {row}: {reason}")
+                yield from batch_rows(batch, name, count, "bad_parquet")
+    except arrow_errors() as error:
+        reason = first_line(error)
+        yield make_fault("bad_parquet", Place(name), f"cannot be read after row {count.rows}: {reason}")

@@ -24,6 +24,15 @@ class Row(NamedTuple):
     place: Place
 
 
+@dataclass(slots=True)
+class Count:
+    """What was read of a file so far."""
+
+    lines: int = 0
+    rows: int = 0
+    """Broken ones included."""
+
+
 R = TypeVar("R", bound=Record, covariant=True)
 
 

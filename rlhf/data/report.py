@@ -1,10 +1,26 @@
 """What was found in one source, for people and for machines."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Literal
 
 from rlhf.data.fault import Fault
-from rlhf.recipe.data import FileFormat, RecordKind
+from rlhf.recipe.check_codes import CHECKS
+from rlhf.recipe.data import FileFormat, RecordKind, Shape
+
+SHOWN_A_CODE = 3
+"""Examples of each warning that the text report lists; errors are all listed, as far as they are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offender:
+    """A row with many findings."""
+
+    path: str
+    line: int | None
+    row: int | None
+    codes: Sequence[str]
+    """One entry a finding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,44 +28,121 @@ class Report:
     """The check of one source."""
 
     path: str
-    """The file, or the hub data set with its split."""
+    """The files, or the hub data set with its split."""
     kind: RecordKind
     format: FileFormat | None
     """None where the suffix names none."""
     num_rows: int
     """Rows read, broken ones included."""
     num_faults: int
-    """All faults, those beyond the kept ones included."""
+    """All errors, those beyond the kept ones included."""
     counts: Mapping[str, int]
-    """Fault code -> how often."""
+    """Code -> how often, errors and warnings."""
     faults: Sequence[Fault]
-    """The kept faults, in the order of the rows."""
+    """The kept findings, errors and warnings, in the order of the rows; those about the whole source at the end."""
     sha256: str | None
-    """Digest of the file's bytes, or of a hub data set's rows; None where it cannot be read."""
+    """Digest of the files' bytes, or of a hub data set's rows; None where they cannot be read."""
+    shape: Shape | None = None
+    """How the rows are laid out; None where that was not found out."""
+    num_records: int = 0
+    """Records without an error; a rated list can make several."""
+    num_faulty_rows: int = 0
+    """Rows with at least one error."""
+    num_warnings: int = 0
+    """All warnings."""
+    lengths: Mapping[str, Sequence[int]] = field(default_factory=dict[str, Sequence[int]])
+    """Field -> how many texts have fewer than 1, 2, 4, 8, ... characters: entry i counts lengths in [2^(i-1), 2^i)."""
+    facts: Mapping[str, float] = field(default_factory=dict[str, float])
+    """What was measured over the whole source, such as `chosen_longer_share`."""
+    worst: Sequence[Offender] = ()
+    """The rows with the most findings, the worst first."""
+    max_faulty_share: float = 0.0
+    """Up to this share of faulty rows may be left out (`on_error: quarantine`); 0: none."""
+
+    def severity(self, code: str) -> Literal["error", "warning"]:
+        """How severe the code's findings are here, where settings may have changed its default."""
+        first = next((fault for fault in self.faults if fault.code == code), CHECKS[code])
+        return first.severity
+
+    def codes(self) -> list[str]:
+        """The codes found: errors first, the most frequent first."""
+        return sorted(self.counts, key=lambda code: (self.severity(code), -self.counts[code], code))
+
+    @property
+    def refuses(self) -> bool:
+        """Whether a run must not start with this source; faults of the whole source cannot be set aside as rows can."""
+        if self.num_faults == 0:
+            return False
+        return self.num_faulty_rows == 0 or self.num_faulty_rows > self.max_faulty_share * self.num_rows
+
+    @property
+    def found(self) -> str:
+        """All findings in one line."""
+        return describe_counts(self.counts, self.severity)
 
     def as_dict(self) -> dict[str, object]:
         """The report as JSON holds it."""
         return asdict(self)
 
     def as_text(self) -> str:
-        """One line on the source, then one line a kept fault, then what was left out."""
+        """One line on the source, then one line a kept error and the first warnings of each code, then what was left out."""
         digest = "" if self.sha256 is None else f", sha256 {self.sha256[:12]}"
-        lines = [f"{self.path}: {self.num_rows} {self.kind} rows, {describe_counts(self.counts)}{digest}"]
-        lines += [f"  {fault}" for fault in self.faults]
-        if len(self.faults) < self.num_faults:
-            lines.append(f"  … and {self.num_faults - len(self.faults)} more")
-        return "\n".join(lines)
+        lines = [f"{self.path}: {self.num_rows} {self.kind} rows, {self.found}{digest}"]
+        errors = [fault for fault in self.faults if fault.severity == "error"]
+        lines += [f"  {fault}" for fault in errors]
+        if len(errors) < self.num_faults:
+            lines.append(f"  … and {self.num_faults - len(errors)} more")
+        return "\n".join(lines + self._warnings() + self._offenders())
+
+    def _warnings(self) -> list[str]:
+        lines: list[str] = []
+        warnings = [fault for fault in self.faults if fault.severity == "warning"]
+        for code in dict.fromkeys(fault.code for fault in warnings):
+            shown = [fault for fault in warnings if fault.code == code][:SHOWN_A_CODE]
+            lines += [f"  warning: {fault}" for fault in shown]
+            if (left := self.counts[code] - len(shown)) > 0:
+                lines.append(f"    … and {left} more of {code}")
+        return lines
+
+    def _offenders(self) -> list[str]:
+        worst = [one for one in self.worst if len(one.codes) > 1]
+        if not worst:
+            return []
+        lines = ["  rows with the most findings:"]
+        for one in worst:
+            place = f"{one.path}:{one.line}" if one.line is not None else f"{one.path} row {one.row}"
+            lines.append(f"    {place}: {', '.join(one.codes)}")
+        return lines
 
 
-def describe_counts(counts: Mapping[str, int]) -> str:
-    """How many faults, and which, the most frequent first: `4 faults (blank 3, roles 1)`."""
-    total = sum(counts.values())
-    if total == 0:
-        return "no faults"
-    codes = ", ".join(
-        f"{code} {n}" for code, n in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    )
-    return f"{total} fault{'s' if total > 1 else ''} ({codes})"
+def describe_counts(
+    counts: Mapping[str, int],
+    severity: Callable[[str], str] = lambda code: CHECKS[code].severity,
+) -> str:
+    """How many errors and warnings, and which, the most frequent first: `4 faults (blank 3, roles 1), 1 warning (html 1)`.
+
+    Args:
+        counts: code -> how often.
+        severity: code -> how severe, where settings may have changed it.
+    """
+    told = [
+        _describe({code: count for code, count in counts.items() if severity(code) == level}, noun)
+        for level, noun in (("error", "fault"), ("warning", "warning"))
+    ]
+    return ", ".join(part for part in told if part) or "no faults"
+
+
+def _describe(counts: Mapping[str, int], noun: str) -> str:
+    if not counts:
+        return ""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    codes = ", ".join(f"{code} {count}" for code, count in ordered)
+    return f"{plural(sum(counts.values()), noun)} ({codes})"
+
+
+def plural(count: int, noun: str) -> str:
+    """The count with its noun: `1 error`, `1,200 errors`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def render_text(reports: Sequence[Report]) -> str:
@@ -62,5 +155,6 @@ def render_json(reports: Sequence[Report]) -> dict[str, object]:
     return {
         "num_rows": sum(report.num_rows for report in reports),
         "num_faults": sum(report.num_faults for report in reports),
+        "num_warnings": sum(report.num_warnings for report in reports),
         "reports": [report.as_dict() for report in reports],
     }

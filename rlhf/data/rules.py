@@ -5,8 +5,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rlhf.data.fault import REMEDIES, Fault, make_fault, shorten
+from rlhf.data.fault import Fault, make_fault, shorten
 from rlhf.data.place import Row
+from rlhf.recipe.check_codes import CHECKS
 
 _CODES = {
     "missing": "missing_field",
@@ -18,6 +19,8 @@ _CODES = {
     "too_short": "too_short",
 }
 _TAGS = ("as_text", "as_messages")
+_TOOL_ROLES = ("tool", "function")
+_TOOL_KEYS = ("tool_calls", "function_call", "tool_call_id")
 
 
 def faults_of(
@@ -38,7 +41,7 @@ def _fault(
     detail: dict[str, Any], fields: Mapping[str, object], row: Row, columns: Mapping[str, str]
 ) -> Fault:
     kind: str = detail["type"]
-    code = kind if kind in REMEDIES else _CODES.get(kind, "wrong_type")
+    code = kind if kind in CHECKS else _CODES.get(kind, "wrong_type")
     location = detail["loc"] or (detail.get("ctx", {}).get("field"),)
     field = _path(location)
     message = str(detail["msg"]).replace("Input should", "should")
@@ -50,6 +53,8 @@ def _fault(
         names = f"; the row has {', '.join(row.values) or 'no columns'}" if len(location) == 1 else ""
         return make_fault(code, row.place, message + names, field=field)
     value = detail["input"] if detail["loc"] else fields.get(field)
+    if (location[-1] == "role" and value in _TOOL_ROLES) or location[-1] in _TOOL_KEYS:
+        code, message = "tool_calls", "belongs to a tool call, which is not supported"
     return make_fault(code, row.place, message, field=field, value=shorten(value))
 
 

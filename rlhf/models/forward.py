@@ -4,6 +4,7 @@ Rows may be padded on either side: positions count real tokens, so padding chang
 and rotary models alike.
 """
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -37,7 +38,7 @@ def sequence_scores(model: nn.Module, input_ids: Tensor, attention_mask: Tensor)
 
 
 @torch.no_grad()
-def score_token_lists(model: nn.Module, sequences: list[list[int]], *, batch_size: int) -> list[float]:
+def score_token_lists(model: nn.Module, sequences: Sequence[list[int]], *, batch_size: int) -> list[float]:
     """Scores of token sequences, in their order; sorted by length inside, so that little padding is computed."""
     device = next(model.parameters()).device
     was_training = model.training

@@ -41,7 +41,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Content, *, chat: 
         ModelError: no chat template, or one that rewrites earlier turns.
     """
     if isinstance(prompt, str) and not chat:
-        ids = _text_start(tokenizer) + _without_bos(tokenizer, tokens(tokenizer, prompt))
+        ids = text_start(tokenizer) + _without_bos(tokenizer, tokens(tokenizer, prompt))
         if not ids:
             raise DataError(
                 "the prompt has no token", "Give it text, or use a tokenizer that begins with BOS."
@@ -173,14 +173,14 @@ def _encode_whole_text(tokenizer: PreTrainedTokenizerBase, text: str, *, chat: b
             "Split it into prompt and completion (or turns), or set data.chat: false.",
         )
     body = _without_bos(tokenizer, tokens(tokenizer, _trim_end(tokenizer, text)))
-    return _text_start(tokenizer) + _end_text(tokenizer, body, text)
+    return text_start(tokenizer) + _end_text(tokenizer, body, text)
 
 
 def _prompt_turns(prompt: Content) -> Sequence[Turn]:
     return [PlainTurn("user", prompt)] if isinstance(prompt, str) else prompt
 
 
-def _text_start(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def text_start(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """What the tokenizer itself puts in front of a text (BOS or nothing); what it appends is not wanted here."""
     body = tokens(tokenizer, "a")
     whole = tokenizer.encode("a", add_special_tokens=True)
@@ -190,7 +190,7 @@ def _text_start(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 def _without_bos(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
     """Without a BOS that the text itself begins with, where the tokenizer adds one."""
-    start = _text_start(tokenizer)
+    start = text_start(tokenizer)
     return ids[len(start) :] if start and ids[: len(start)] == start else ids
 
 

@@ -3,6 +3,7 @@
 Pins are kept with the run, so that a second call means the same models and data, and works offline.
 """
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -52,12 +53,18 @@ class Pins:
         if model.path is not None and is_hub_model(model.path):
             resolved["model"]["revision"] = self.commit("model", model.path, model.revision)
         for read in recipe.all_reads(recipe.stages()):
-            source = read.source
-            if find_format(source) == "hub":
-                group, _, split = read.key.partition(".")
-                revision = self.commit("dataset", source.path, source.revision)
-                resolved["data"][group][split]["revision"] = revision
+            if read.part == "held_out":
+                continue  # its source is the training split's
+            group, _, split = read.key.partition(".")
+            self._pin(read.source, resolved["data"][group][split])
         return Recipe.model_validate(resolved)
+
+    def _pin(self, source: DataSource, resolved: dict[str, Any]) -> None:
+        """Write the commits of a source, and of those mixed into it, into its settings."""
+        if find_format(source) == "hub":
+            resolved["revision"] = self.commit("dataset", source.path, source.revision)
+        for mixed, inner in zip(source.mix_in, resolved["mix_in"], strict=True):
+            self._pin(mixed, inner)
 
     def commit(self, kind: str, name: str, revision: str | None) -> str:
         """The commit of a hub model or data set; asked for once a run."""
@@ -76,11 +83,16 @@ class Pins:
         return self.known[key]
 
     def data_digest(self, source: DataSource) -> str | None:
-        """SHA-256 of a split; a hub data set's rows are read once a run, since its commit never changes.
+        """SHA-256 of a split as `digest_source` gives it; a hub data set's rows are read once a run, since its commit never changes.
 
         Returns:
             None where it cannot be read.
         """
+        if source.mix_in:
+            own = source.model_copy(update={"mix_in": []})
+            digests = [self.data_digest(part) for part in (own, *source.mix_in)]
+            lines = "".join(f"{digest}\n" for digest in digests)
+            return None if None in digests else hashlib.sha256(lines.encode()).hexdigest()
         if find_format(source) != "hub" or source.revision is None or not _COMMIT.match(source.revision):
             return digest_source(source)
         key = f"rows:{source.path}@{source.revision}:{source.config}:{source.split}"

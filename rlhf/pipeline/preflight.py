@@ -9,11 +9,11 @@ from typing import Any
 
 import yaml
 
-from rlhf.checkpoint import require_disk
-from rlhf.data import Report, check, render_text
+from rlhf.data import Report, check_splits, render_text, report_of
 from rlhf.data.source import check_source
-from rlhf.durable import explain_write_errors
+from rlhf.durable import explain_write_errors, require_disk
 from rlhf.errors import DataError, RecipeError, UsageError
+from rlhf.pipeline.token_findings import add_token_findings
 from rlhf.recipe import Recipe, Stage
 from rlhf.recipe.functions import function_fault
 from rlhf.recipe.model import ScratchModel
@@ -49,6 +49,12 @@ def check_sources(recipe: Recipe, stages: Sequence[Stage]) -> None:
     named = (
         ("model.chat_template", recipe.model.chat_template),
         ("launch.accelerate_config", recipe.launch.accelerate_config),
+        ("data.checks.sensitive_words", recipe.data.checks.sensitive_words),
+        *(
+            (f"data.{read.key}: prepare.filler_words", source.prepare.filler_words)
+            for read in recipe.all_reads(stages)
+            for source in (read.source, *read.source.mix_in)
+        ),
     )
     faults += [f"  {key}: {path} is not a file" for key, path in named if path and not Path(path).is_file()]
     faults += [
@@ -99,13 +105,15 @@ def check_strategy(recipe: Recipe, stages: Sequence[Stage]) -> None:
 
 
 def check_data(recipe: Recipe, stages: Sequence[Stage]) -> list[Report]:
-    """Read every split that these stages need.
+    """Read every split that these stages need, as tokens too where the tokenizer is here.
 
     Raises:
         DataError: all faults of all splits, before a model is loaded.
     """
-    reports = [check(read.source, read.kind, chat=recipe.data.chat) for read in recipe.all_reads(stages)]
-    faulty = [report for report in reports if report.num_faults]
+    surveys = check_splits(recipe.all_reads(stages), chat=recipe.data.chat, checks=recipe.data.checks)
+    add_token_findings(recipe, stages, surveys)
+    reports = [report_of(one) for one in surveys.values()]
+    faulty = [report for report in reports if report.refuses]
     if faulty:
         raise DataError(
             f"{sum(report.num_faults for report in faulty)} fault(s) in the data, nothing was started:\n{render_text(faulty)}",

@@ -193,9 +193,13 @@ class _Pipeline:
         if self.checked:
             return
         self.checked = True
-        reports = check_data(self.recipe, stages)
         check_model(self.recipe, start_folder(self.recipe, self.registry, self.pins), stages)
+        reports = check_data(self.recipe, stages)
         self.console.print(Text(f"data    valid: {_describe(reports)}"), soft_wrap=True)
+        found = [f"data    {report.path}: {report.found}" for report in reports if report.counts]
+        if found:
+            found.append(f"data    where: rlhf validate {self.options.recipe_path}")
+            self.console.print(Text("\n".join(found)), soft_wrap=True)
         write_atomic(self.folder / RECIPE_FILE, self.recipe.model_dump_json(indent=1).encode())
         write_atomic(self.folder / "recipe.digest", f"{self.recipe.digest()}\n".encode())
 

@@ -5,6 +5,7 @@ Works on the recipe as plain nested dicts, so that one broken value does not hid
 
 from collections.abc import Iterator, Mapping
 
+from rlhf.recipe.data_combinations import find_data, has_eval
 from rlhf.recipe.ppo_combinations import find_ppo
 from rlhf.recipe.stages import SPLITS_OF, STAGES
 from rlhf.recipe.tree import Fault, Tree, at, whole
@@ -18,6 +19,7 @@ def find_combinations(tree: Tree) -> Iterator[Fault]:
     if not stages:
         yield (), "no stage: give at least one of sft, reward, ppo"
     yield from _data(tree, stages)
+    yield from find_data(tree)
     yield from _origin(tree)
     if at(tree, "model", "scratch") is not None:
         yield from _scratch(tree)
@@ -33,8 +35,11 @@ def _data(tree: Tree, stages: list[str]) -> Iterator[Fault]:
         key = SPLITS_OF[stage]
         if at(tree, "data", key) is None:
             yield ("data",), f"the {stage} stage needs data.{key}"
-        elif at(tree, stage, "patience") is not None and at(tree, "data", key, "eval") is None:
-            yield (stage, "patience"), f"early stopping needs a held-out split: add data.{key}.eval"
+        elif at(tree, stage, "patience") is not None and not has_eval(tree, key):
+            yield (
+                (stage, "patience"),
+                f"early stopping needs a held-out split: add data.{key}.eval or holdout",
+            )
 
 
 def _origin(tree: Tree) -> Iterator[Fault]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
+from rlhf.recipe.data_combinations import has_eval
 from rlhf.recipe.tree import Fault, Tree, at
 
 WHERE = ("ppo", "evaluation")
@@ -10,10 +11,10 @@ WHERE = ("ppo", "evaluation")
 def find_evaluation(tree: Tree) -> Iterator[Fault]:
     """Each impossible combination as (path in the file, message)."""
     splits = at(tree, "data", "prompts")
-    if isinstance(splits, Mapping) and at(tree, "data", "prompts", "eval") is None:
+    if isinstance(splits, Mapping) and not has_eval(tree, "prompts"):
         for knob in ("gold", "best_of_n", "select_best", "patience", "kl_budget"):
             if at(tree, *WHERE, knob):
-                yield (*WHERE, knob), f"{knob} needs held-out prompts: add data.prompts.eval"
+                yield (*WHERE, knob), f"{knob} needs held-out prompts: add data.prompts.eval or holdout"
     named = at(tree, *WHERE, "select_best")
     if isinstance(named, str) and not named.startswith("eval/"):
         yield (

@@ -123,9 +123,15 @@ class PPOSection(Section):
     shaping: ShapingSection = ShapingSection()
     """Score shaping."""
     max_prompt_length: int = Field(512, ge=1)
-    """Longest prompt, in tokens; longer ones are refused."""
+    """Longest prompt, in tokens."""
+    over_length: Literal["error", "drop", "truncate"] = "error"
+    """What to do with longer prompts: stop and list them, leave them out (counted), or cut them (counted): a dialogue's oldest turns go, its system message and newest turns stay; a text keeps its newest tokens."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
+    backbone: Literal["separate", "shared"] = "separate"
+    """shared: policy, reference, critic and reward model are adapters and heads on one copy of the base's weights (Santacroce et al. 2023); the result is the same."""
+    offload_frozen: bool = False
+    """Keep reference and reward models in the CPU's memory and bring them to the GPU only while they are asked."""
     eval_every_steps: int = Field(20, ge=1)
     """Steps between two evaluations on the held-out prompts."""
     evaluation: EvaluationSection = EvaluationSection()

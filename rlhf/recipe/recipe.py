@@ -12,6 +12,7 @@ from rlhf.recipe.combinations import find_combinations
 from rlhf.recipe.data import DataSection, DataSource, RecordKind, Splits
 from rlhf.recipe.model import ModelSection
 from rlhf.recipe.ppo import PPOSection
+from rlhf.recipe.preparation import Holdout
 from rlhf.recipe.stages import SPLITS_OF, STAGES, Stage
 from rlhf.recipe.training import RewardSection, SFTSection
 from rlhf.recipe.yamlfile import dotted
@@ -44,11 +45,15 @@ class ReadSplit(NamedTuple):
         key: where it stands under `data`, such as `sft.train`.
         kind: what its records are.
         source: where they come from.
+        holdout: what takes held-out rows out of the source.
+        part: which of its rows are meant, where there is a holdout.
     """
 
     key: str
     kind: RecordKind
     source: DataSource
+    holdout: Holdout | None = None
+    part: Literal["all", "train", "held_out"] = "all"
 
 
 class Recipe(Section):
@@ -106,11 +111,13 @@ class Recipe(Section):
     def reads(self, stage: Stage) -> list[ReadSplit]:
         """Every split that the stage reads: its own, and the demonstrations where PPO-ptx trains on them too."""
         own, group, kind = self.splits(stage), SPLITS_OF[stage], _KINDS[stage]
-        reads = [ReadSplit(f"{group}.train", kind, own.train)]
+        reads = [_train(group, kind, own)]
         if own.eval is not None:
             reads.append(ReadSplit(f"{group}.eval", kind, own.eval))
+        elif own.holdout is not None:
+            reads.append(ReadSplit(f"{group}.eval", kind, own.train, own.holdout, "held_out"))
         if stage == "ppo" and self.uses_ptx:
-            reads.append(ReadSplit("sft.train", "sft", self.splits("sft").train))
+            reads.append(_train("sft", "sft", self.splits("sft")))
         return reads
 
     def all_reads(self, stages: Sequence[Stage]) -> list[ReadSplit]:
@@ -130,6 +137,11 @@ class Recipe(Section):
     def digest(self) -> str:
         """SHA-256 of the resolved recipe as canonical JSON: what the run is known by."""
         return digest_of(self.model_dump(mode="json"))
+
+
+def _train(group: str, kind: RecordKind, splits: Splits) -> ReadSplit:
+    part = "all" if splits.holdout is None else "train"
+    return ReadSplit(f"{group}.train", kind, splits.train, splits.holdout, part)
 
 
 def digest_of(value: object) -> str:

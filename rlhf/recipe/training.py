@@ -23,7 +23,7 @@ class TrainingSection(Section):
     max_length: int = Field(1024, ge=8)
     """Longest prompt plus completion, in tokens."""
     over_length: Literal["error", "drop", "truncate"] = "error"
-    """What to do with longer rows: stop and list them, leave them out (counted), or cut the completion's end (counted)."""
+    """What to do with longer rows: stop and list them, leave them out (counted), or cut them (counted): a dialogue's oldest turns go, its system message and newest turns stay; what is still too long loses its end."""
     warmup_fraction: float = Field(0.03, ge=0, lt=1)
     """Share of the steps in which the learning rate rises linearly."""
     lr_floor_fraction: float = Field(0.1, ge=0, le=1)

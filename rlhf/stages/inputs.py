@@ -1,6 +1,5 @@
 """What the pipeline hands to a stage's process: exact versions of everything, in `<run>/<stage>/inputs.json`. No torch."""
 
-import hashlib
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rlhf.recipe import Recipe, Stage, digest_of
 from rlhf.recipe.functions import function_file
 from rlhf.recipe.rewards import RewardSource
+from rlhf.stages.split_settings import content_digest, split_settings
 
 RECIPE_FILE = "recipe.json"
 INPUTS_FILE = "inputs.json"
@@ -16,12 +16,17 @@ METRICS_FILE = "metrics.jsonl"
 LOG_FILE = "log.txt"
 DONE_FILE = "published.json"
 STOPPED_FILE = "stopped"
+STOP_FILE = "stop"
+AGAIN_FILE = "again"
+ERRORS_FOLDER = "errors"
 STOPPED_EXIT_CODE = 75
 
 NOT_INPUTS = {
     "keep_checkpoints",
     "publish_as",
     "gradient_checkpointing",
+    "backbone",
+    "offload_frozen",
     "max_ratio_deviation",
     "per_device_rollout_batch_size",
     "watch",
@@ -29,6 +34,8 @@ NOT_INPUTS = {
 """Fields of a stage that do not change what it makes."""
 TRANSPORT = {"batch_size", "timeout_seconds", "retries", "backoff_seconds"}
 """Those of a source of scores: how a service is asked, not what it answers."""
+LATER_PPO = {"over_length": "error"}
+"""Field -> what was so before it existed: there it counts for nothing, so that older runs stay finished."""
 
 
 class ModelInput(BaseModel):
@@ -91,16 +98,13 @@ def stage_inputs(
     reward_models: dict[str, ModelInput] | None = None,
 ) -> StageInputs:
     """Collect and digest what decides a stage's result; where data lie does not count, their content does."""
-    mapping = {
-        read.key: read.source.model_dump(mode="json", include={"columns", "extra"})
-        for read in recipe.reads(stage)
-    }
+    mapping = {read.key: split_settings(read, recipe.data.checks) for read in recipe.reads(stage)}
     settings = flatten(
         {
-            stage: recipe.section(stage).model_dump(mode="json", exclude=_not_inputs(stage)),
+            stage: _section(recipe, stage),
             "seed": recipe.stage_seed(stage),
             "model": recipe.model.model_dump(mode="json", exclude={"path", "revision"})
-            | {"chat_template": _content(recipe.model.chat_template)},
+            | {"chat_template": content_digest(recipe.model.chat_template)},
             "data": {"chat": recipe.data.chat, **mapping},
             "launch": {"mixed_precision": recipe.launch.mixed_precision},
         }
@@ -136,6 +140,12 @@ def judges(recipe: Recipe, stage: Stage) -> list[RewardSource]:
     return [*recipe.ppo.rewards, *([gold] if gold is not None else [])]
 
 
+def _section(recipe: Recipe, stage: Stage) -> dict[str, Any]:
+    settings = recipe.section(stage).model_dump(mode="json", exclude=_not_inputs(stage))
+    later = {} if stage != "ppo" else LATER_PPO
+    return {key: value for key, value in settings.items() if key not in later or value != later[key]}
+
+
 def _not_inputs(stage: Stage) -> dict[str, Any]:
     left_out: dict[str, Any] = dict.fromkeys(NOT_INPUTS, True)
     if stage != "ppo":
@@ -147,12 +157,7 @@ def _code(source: RewardSource) -> str | None:
     """SHA-256 of the file that a reward function lies in; what that file imports does not count."""
     assert source.function is not None
     file = function_file(source.function)
-    return None if file is None else _content(str(file))
-
-
-def _content(path: str | None) -> str | None:
-    """SHA-256 of a file that the recipe names: what it says counts, not where it lies."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path is not None else None
+    return None if file is None else content_digest(str(file))
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

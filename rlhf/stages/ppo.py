@@ -28,13 +28,16 @@ from rlhf.ppo.trainer import PPOTrainer
 from rlhf.ppo.update import Updater
 from rlhf.ppo.watch import Watch
 from rlhf.recipe.ppo import PPOSection
-from rlhf.recipe.training import SFTSection
 from rlhf.stages.context import StageContext
-from rlhf.stages.examples import demonstrations, prompts
 from rlhf.stages.ppo_checkpoints import PPOSink
 from rlhf.stages.ppo_samples import write_samples
+from rlhf.stages.ptx_rule import ptx_section
 from rlhf.stages.publish import publish
 from rlhf.stages.reward_sources import Rewards, build_rewards, load_critic
+from rlhf.stages.tokens.examples import demonstrations
+from rlhf.stages.tokens.prompts import prompts
+from rlhf.stages.tokens.rows import DEMONSTRATIONS, TokenRows
+from rlhf.stages.tokens.splits import stage_split, token_folder
 
 
 def run(context: StageContext) -> bool:
@@ -168,14 +171,17 @@ def _models(
     policy_input = context.inputs.policy
     assert policy_input is not None
     seed = context.recipe.stage_seed("ppo")
-    policy = load_causal_lm(context.source(policy_input), lora=context.recipe.model.lora, seed=seed)
-    reference = load_causal_lm(context.source(policy_input), trainable=False)
+    source, join = context.source(policy_input), rewards.backbone.join
+    policy = join(load_causal_lm(source, lora=context.recipe.model.lora, seed=seed), source, "policy")
+    reference = join(load_causal_lm(source, trainable=False), source, "reference")
     critic = load_critic(context, rewards, tokenizer)
     for model in (policy, reference, critic):
         fit_embeddings(model, tokenizer, seed=seed)
         disable_dropout(model)
     check_plain_logits(policy)
-    reference.requires_grad_(False).to(accelerator.device).eval()
+    print(rewards.backbone, flush=True)
+    home = torch.device("cpu") if section.offload_frozen else accelerator.device
+    reference.requires_grad_(False).to(home).eval()
     if section.gradient_checkpointing:
         for model in (policy, critic):
             cast(Any, model).gradient_checkpointing_enable()
@@ -224,32 +230,36 @@ def _ptx(
     accelerator: Accelerator,
 ) -> PTX | None:
     """The SFT split for PPO-ptx, by the SFT stage's own length rule where there is one."""
-    splits = context.recipe.data.sft
-    if not section.ptx_coef or splits is None:
+    split = stage_split(context, "sft.train")  # read where ptx_coef asks for it
+    if split is None:
         return None
-    rule = context.recipe.sft or SFTSection.model_validate(
-        {
-            "learning_rate": section.learning_rate,
-            "global_batch_size": 1,
-            "per_device_batch_size": 1,
-            "max_length": section.max_prompt_length + section.sampling.max_new_tokens,
-            "over_length": "drop",
-        }
-    )
-    examples = demonstrations(tokenizer, splits.train, rule, chat=context.recipe.data.chat)
+    examples = demonstrations(tokenizer, split, ptx_section(context.recipe), cache=token_folder(context))
     print(f"ptx: {examples}", flush=True)
-    rows = [SFTRow(row.input_ids, row.labels_mask, row.weight) for row in examples.rows]
-    return PTX(rows, section, accelerator=accelerator, seed=context.recipe.stage_seed("ppo"))
+    return PTX(
+        TokenRows(examples.dataset, _ptx_row),
+        section,
+        accelerator=accelerator,
+        seed=context.recipe.stage_seed("ppo"),
+    )
+
+
+def _ptx_row(values: dict[str, Any]) -> SFTRow:
+    row = DEMONSTRATIONS.row(values)
+    return SFTRow(row.input_ids, row.labels_mask, row.weight)
 
 
 def _prompts(
     context: StageContext, tokenizer: PreTrainedTokenizerBase, section: PPOSection
 ) -> tuple[list[Prompt], list[Prompt]]:
-    splits, chat = context.recipe.splits("ppo"), context.recipe.data.chat
-    training = prompts(tokenizer, splits.train, chat=chat, max_prompt_length=section.max_prompt_length)
-    if splits.eval is None:
-        return training, []
-    return training, prompts(tokenizer, splits.eval, chat=chat, max_prompt_length=section.max_prompt_length)
+    found: list[list[Prompt]] = []
+    for name, key in (("train", "prompts.train"), ("eval", "prompts.eval")):
+        split = stage_split(context, key)
+        found.append([])
+        if split is not None:
+            read = prompts(tokenizer, split, section)
+            print(f"{name}: {read}", flush=True)
+            found[-1] = read.rows
+    return found[0], found[1]
 
 
 def _save(

@@ -19,10 +19,13 @@ from rlhf.ppo.noise import EVALUATION_STREAM, sampling_noise
 from rlhf.recipe.training import RewardSection
 from rlhf.registry.manifest import Probe, RewardStats
 from rlhf.stages.context import StageContext
-from rlhf.stages.examples import Examples, Pair, pairs
 from rlhf.stages.hf_trainer import CheckpointingTrainer, attach, train, training_arguments
 from rlhf.stages.publish import publish_trained
 from rlhf.stages.reward_report import reward_report
+from rlhf.stages.tokens.encoders import Pair
+from rlhf.stages.tokens.examples import Examples, pairs
+from rlhf.stages.tokens.rows import Column, TokenRows
+from rlhf.stages.tokens.splits import stage_split, token_folder
 
 BEST_METRIC = "eval_accuracy"
 NUM_PROBES = 8
@@ -36,9 +39,11 @@ def run(context: StageContext) -> bool:
     given = context.inputs.policy
     assert given is not None
     tokenizer = context.tokenizer(given)
-    splits, chat = context.recipe.splits("reward"), context.recipe.data.chat
-    training = pairs(tokenizer, splits.train, section, chat=chat)
-    held_out = pairs(tokenizer, splits.eval, section, chat=chat) if splits.eval else None
+    split, held_out_split = stage_split(context, "preference.train"), stage_split(context, "preference.eval")
+    assert split is not None
+    cache = token_folder(context)
+    training = pairs(tokenizer, split, section, cache=cache)
+    held_out = pairs(tokenizer, held_out_split, section, cache=cache) if held_out_split else None
     print(f"train: {training}\neval: {held_out}", flush=True)
     model = new_reward_model(
         context.source(given),
@@ -75,10 +80,12 @@ def run(context: StageContext) -> bool:
 
 
 class WeightedCollator(DataCollatorForPreference):
-    """TRL's collator, with each pair's weight: [B] float32."""
+    """TRL's collator, with each pair's weight: [B] float32; a pair without a margin has the margin 0."""
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         """Pad and stack: all chosen rows, then all rejected ones."""
+        if "margin" in examples[0]:
+            examples = [{**example, "margin": example["margin"] or 0.0} for example in examples]
         batch = super().torch_call(examples)
         if any(example["weight"] != 1.0 for example in examples):
             batch["weight"] = torch.tensor([example["weight"] for example in examples], dtype=torch.float32)
@@ -109,14 +116,16 @@ def _publish(
     trainer: WeightedRewardTrainer,
     tokenizer: PreTrainedTokenizerBase,
     section: RewardSection,
-    rows: list[Pair],
+    rows: TokenRows[Pair],
     *,
     is_held_out: bool,
 ) -> None:
     """Score pairs, probe and reference samples in float32 on every rank (no collectives), then publish."""
     model = cast(nn.Module, trainer.accelerator.unwrap_model(trainer.model))
-    chosen = score_token_lists(model, [row.chosen_ids for row in rows], batch_size=SCORING_BATCH)
-    rejected = score_token_lists(model, [row.rejected_ids for row in rows], batch_size=SCORING_BATCH)
+    chosen, rejected = (
+        score_token_lists(model, Column(rows.dataset, name), batch_size=SCORING_BATCH)
+        for name in ("chosen_ids", "rejected_ids")
+    )
     prefix = "eval" if is_held_out else "train"
     metrics = {f"{prefix}/{name}": value for name, value in reward_report(rows, chosen, rejected).items()}
     probes = [row.chosen_ids for row in rows[:NUM_PROBES]]
@@ -133,7 +142,7 @@ def _reference_stats(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     section: RewardSection,
-    rows: list[Pair],
+    rows: TokenRows[Pair],
 ) -> RewardStats | None:
     """Mean and standard deviation of the scores of the SFT model's own samples, at temperature 1.
 
@@ -141,8 +150,7 @@ def _reference_stats(
     `max_length` has room for it.
     """
     limit = section.max_length
-    unique = dict.fromkeys(tuple(row.prompt_ids) for row in rows if row.prompt_ids)
-    prompts = [list(ids) for ids in unique if len(ids) < limit]
+    prompts = _first_prompts(rows, limit, section.num_reference_samples)
     if not prompts or section.num_reference_samples < 2:
         return None
     given = context.inputs.policy
@@ -182,13 +190,18 @@ def _reference_stats(
     return RewardStats(mean=float(scores.mean()), std=float(scores.std()), num_samples=len(sequences))
 
 
+def _first_prompts(rows: TokenRows[Pair], limit: int, count: int) -> list[list[int]]:
+    """The first `count` different prompts with fewer than `limit` tokens."""
+    unique: dict[tuple[int, ...], None] = {}
+    for prompt_ids in Column(rows.dataset, "prompt_ids"):
+        if len(unique) == count:
+            break
+        if prompt_ids and len(prompt_ids) < limit:
+            unique[tuple(prompt_ids)] = None
+    return [list(ids) for ids in unique]
+
+
 def _dataset(examples: Examples[Pair], section: RewardSection) -> Dataset:
-    columns: dict[str, list[Any]] = {
-        "chosen_ids": [row.chosen_ids for row in examples.rows],
-        "rejected_ids": [row.rejected_ids for row in examples.rows],
-        "weight": [row.weight for row in examples.rows],
-    }
-    if section.margin == "loss":
-        # TRL puts any `margin` column into the loss; without `margin: loss` it never sees one.
-        columns["margin"] = [0.0 if row.margin is None else row.margin for row in examples.rows]
-    return Dataset.from_dict(columns)
+    # TRL puts any `margin` column into the loss; without `margin: loss` it never sees one.
+    margin = ["margin"] if section.margin == "loss" else []
+    return examples.dataset.select_columns(["chosen_ids", "rejected_ids", "weight", *margin])

@@ -1,10 +1,11 @@
 """How good a reward model is on pairs: accuracy with an interval, by margin, calibration, and what length explains."""
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 
-from rlhf.stages.examples import Pair
+from rlhf.stages.tokens.encoders import Pair
 
 NUM_RESAMPLES = 2000
 NUM_BINS = 10
@@ -72,15 +73,26 @@ def calibration_error(gap: np.ndarray) -> float:
 
 def _groups(rows: Sequence[Pair]) -> np.ndarray:
     """Rows with the same prompt are one group; a pair without a marked prompt is a group of its own."""
-    keys = [tuple(row.prompt_ids) if row.prompt_ids is not None else index for index, row in enumerate(rows)]
-    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    return np.array([numbers[key] for key in keys])
+    numbers: dict[bytes | int, int] = {}
+    groups: list[int] = []
+    for index, row in enumerate(rows):
+        # a digest, since all prompts of a large split would fill the memory
+        key = index if row.prompt_ids is None else _digest(row.prompt_ids)
+        groups.append(numbers.setdefault(key, len(numbers)))
+    return np.array(groups)
+
+
+def _digest(ids: list[int]) -> bytes:
+    return hashlib.blake2b(np.array(ids, dtype=np.int64).tobytes(), digest_size=16).digest()
 
 
 def _length_correlation(rows: Sequence[Pair], chosen: Sequence[float], rejected: Sequence[float]) -> float:
-    starts = [len(row.prompt_ids or ()) for row in rows]
-    lengths = [len(row.chosen_ids) - start for row, start in zip(rows, starts, strict=True)]
-    lengths += [len(row.rejected_ids) - start for row, start in zip(rows, starts, strict=True)]
+    both = [
+        (len(row.chosen_ids) - start, len(row.rejected_ids) - start)
+        for row in rows
+        for start in [len(row.prompt_ids or ())]
+    ]
+    lengths = [length for length, _ in both] + [length for _, length in both]
     scores = np.array([*chosen, *rejected])
     if np.std(lengths) == 0 or np.std(scores) == 0:
         return 0.0

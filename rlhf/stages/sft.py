@@ -4,7 +4,8 @@ TRL trains; the tokens, the labels and the weights are ours, since its own chat 
 and its truncation drops rows without a word.
 """
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
@@ -12,15 +13,17 @@ from transformers import PreTrainedTokenizerBase
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 
-from rlhf.data import load
 from rlhf.models.embeddings import fit_embeddings
 from rlhf.models.load import disable_dropout, load_causal_lm, scratch_causal_lm
 from rlhf.models.tokenizer import eos_id, pad_id, train_tokenizer
 from rlhf.recipe.training import SFTSection
 from rlhf.stages.context import StageContext
-from rlhf.stages.examples import Demonstration, Examples, demonstrations
 from rlhf.stages.hf_trainer import CheckpointingTrainer, attach, train, training_arguments
 from rlhf.stages.publish import publish_trained
+from rlhf.stages.tokens.encoders import Demonstration
+from rlhf.stages.tokens.examples import Examples, demonstrations
+from rlhf.stages.tokens.splits import Split, stage_split, token_folder
+from rlhf_schemas import SFTRecord
 
 BEST_METRIC = "eval_loss"
 
@@ -29,10 +32,12 @@ def run(context: StageContext) -> bool:
     """Train, select, publish; False when a signal stopped it after saving."""
     section = context.recipe.sft
     assert section is not None
-    tokenizer, model = _start(context, section)
-    splits, chat = context.recipe.splits("sft"), context.recipe.data.chat
-    training = demonstrations(tokenizer, splits.train, section, chat=chat)
-    held_out = demonstrations(tokenizer, splits.eval, section, chat=chat) if splits.eval else None
+    split, held_out_split = stage_split(context, "sft.train"), stage_split(context, "sft.eval")
+    assert split is not None
+    tokenizer, model = _start(context, section, split)
+    cache = token_folder(context)
+    training = demonstrations(tokenizer, split, section, cache=cache)
+    held_out = demonstrations(tokenizer, held_out_split, section, cache=cache) if held_out_split else None
     print(f"train: {training}\neval: {held_out}", flush=True)
     arguments = SFTConfig(
         **training_arguments(
@@ -84,14 +89,16 @@ class WeightedSFTTrainer(CheckpointingTrainer, SFTTrainer):
         return (loss, outputs) if return_outputs else loss
 
 
-def _start(context: StageContext, section: SFTSection) -> tuple[PreTrainedTokenizerBase, torch.nn.Module]:
+def _start(
+    context: StageContext, section: SFTSection, split: Split
+) -> tuple[PreTrainedTokenizerBase, torch.nn.Module]:
     recipe = context.recipe
     seed = recipe.stage_seed("sft")
     given = context.inputs.policy
     if given is None:
         spec = recipe.model.scratch
         assert spec is not None
-        tokenizer: PreTrainedTokenizerBase = train_tokenizer(_texts(context), spec.vocab_size)
+        tokenizer: PreTrainedTokenizerBase = train_tokenizer(_texts(split), spec.vocab_size)
         model: torch.nn.Module = scratch_causal_lm(
             spec,
             eos_token_id=eos_id(tokenizer),
@@ -107,28 +114,17 @@ def _start(context: StageContext, section: SFTSection) -> tuple[PreTrainedTokeni
     return tokenizer, model
 
 
-def _texts(context: StageContext) -> list[str]:
+def _texts(split: Split) -> Iterator[str]:
     """All text of the SFT split, for the tokenizer of a model from scratch."""
-    texts: list[str] = []
-    for item in load(context.recipe.splits("sft").train, "sft", chat=context.recipe.data.chat):
-        record = item.record
+    for item in split.rows():
+        record = cast(SFTRecord, item.record)
         for part in (record.prompt, record.completion, record.messages, record.text):
             if isinstance(part, str):
-                texts.append(part)
+                yield part
             elif part is not None:
-                texts.extend(message.content for message in part)
-    return texts
+                yield from (message.content for message in part)
 
 
 def _dataset(examples: Examples[Demonstration]) -> Dataset:
-    columns: dict[str, list[Any]] = {
-        "input_ids": [row.input_ids for row in examples.rows],
-        "labels": [
-            [token if kept else -100 for token, kept in zip(row.input_ids, row.labels_mask, strict=True)]
-            for row in examples.rows
-        ],
-    }
     # For the split, not for a batch: TRL's own loss gathers its metrics, so every rank must take the same path.
-    if any(row.weight != 1.0 for row in examples.rows):
-        columns["weight"] = [row.weight for row in examples.rows]
-    return Dataset.from_dict(columns)
+    return examples.dataset if examples.has_weights else examples.dataset.remove_columns("weight")

@@ -135,9 +135,12 @@ def test_validate_names_every_planted_line(call: Call, tmp_path: Path) -> None:
 
 
 def test_validate_reads_every_split_of_a_recipe(call: Call, tiny_recipe: TinyRecipe) -> None:
-    code, out, _ = call("validate", "recipe.yaml")
+    code, out, err = call("validate", "recipe.yaml")
     assert code == 0
-    assert "preference.eval.jsonl: 4 preference rows, no faults" in out
+    assert "preference.train.jsonl: 24 preference rows, no faults" in out
+    # the tiny held-out rows are training rows
+    assert "preference.eval.jsonl: 4 preference rows, 12 warnings (stage_leak 8, eval_leak 4)" in out
+    assert "Checks with the tokenizer were left out: the SFT stage trains the tokenizer." in err
     write_rows(tiny_recipe.folder / "bad.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "b"}])
     code, out, _ = call("validate", "recipe.yaml", "--set", "data.preference.eval=bad.jsonl")
     assert code == 1

@@ -2,12 +2,14 @@
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from rlhf.data import CHECKS
 from rlhf.pipeline.progress import WATCHED
 from rlhf.pipeline.summary import SHOWN
 from rlhf.recipe import load_recipe
@@ -41,21 +43,37 @@ def test_generated_pages_are_fresh() -> None:
 
 
 def test_the_check_finds_a_stale_page(tmp_path: Path) -> None:
-    script = tmp_path / "scripts" / "make_docs.py"
-    script.parent.mkdir()
-    script.write_bytes((ROOT / "scripts" / "make_docs.py").read_bytes())
+    scripts = shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
     docs = tmp_path / "docs"
     docs.mkdir()
     (docs / "cli.md").write_bytes((ROOT / "docs" / "cli.md").read_bytes())
     (docs / "recipe.md").write_text("# Recipe reference\n", encoding="utf-8")
 
     checked = subprocess.run(
-        [sys.executable, str(script), "--check"], capture_output=True, text=True, check=False
+        [sys.executable, str(scripts / "make_docs.py"), "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
     assert checked.returncode == 1
     assert "docs/recipe.md is stale" in checked.stderr
+    assert "docs/data_checks.md is stale" in checked.stderr
     assert "cli.md" not in checked.stderr
+
+
+def test_every_check_of_data_is_explained() -> None:
+    rows = [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for line in (ROOT / "docs" / "data_checks.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("| `")
+    ]
+    assert sorted(code.strip("`") for code, *_ in rows) == sorted(CHECKS)
+    # one entry of each severity as the page must show it
+    assert ["`equal_pair`", "always error", "chosen is equal to rejected"] in [row[:3] for row in rows]
+    assert ["`nul`", "error", "a NUL character inside a text"] in [row[:3] for row in rows]
+    assert ["`duplicate`", "warning", "a row that is equal to an earlier one"] in [row[:3] for row in rows]
+    assert all(len(row) == 4 and all(row) for row in rows)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

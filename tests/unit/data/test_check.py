@@ -9,9 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rlhf.data import REMEDIES, Fault, check, load, scan
+from rlhf.data import CHECKS, Fault, Located, check, scan
+from rlhf.data.prepare import PreparedSplit
 from rlhf.errors import DataError
+from rlhf.recipe.checks import ChecksSection
 from rlhf.recipe.data import DataSource, RecordKind
+from rlhf.recipe.recipe import ReadSplit
 from rlhf_schemas import PreferenceRecord, SFTRecord
 
 U = {"role": "user", "content": "Hello?"}
@@ -37,13 +40,18 @@ def parquet(folder: Path, rows: list[dict[str, Any]]) -> str:
     return str(path)
 
 
+def load(source: DataSource, kind: RecordKind) -> list[Located[Any]]:
+    """The records as a stage reads them."""
+    return list(PreparedSplit(ReadSplit("x.train", kind, source), chat=False, checks=ChecksSection()))
+
+
 def found(path: str, kind: RecordKind, **options: Any) -> list[tuple[str, int | None, str | None]]:
-    report = check(DataSource(path=path, **options), kind)
+    report = check(DataSource(path=path, **options), kind, checks=None)
     return [(fault.code, fault.line, fault.field) for fault in report.faults]
 
 
 def only(path: str, kind: RecordKind, **options: Any) -> Fault:
-    (fault,) = check(DataSource(path=path, **options), kind).faults
+    (fault,) = check(DataSource(path=path, **options), kind, checks=None).faults
     return fault
 
 
@@ -67,7 +75,7 @@ def test_each_broken_rule_has_its_line_field_value_and_remedy(tmp_path: Path) ->
         ":4: prompt[1].content: is blank (value ''). Give text, or remove the row.",
         ":5: margin: should be a valid number (value '0.5'). Give a value of the right type.",
         ":6: margin: should be greater than or equal to 0 (value -1). Give a value in the range.",
-        f":7: rejected: is not of chosen's form: both are text, or both are messages (value {[B]}). {REMEDIES['mixed']}",
+        f":7: rejected: is not of chosen's form: both are text, or both are messages (value {[B]}). {CHECKS['mixed'].remedy}",
     ]
     assert report.num_rows == 7
     assert report.counts == {"equal_pair": 1, "blank": 2, "wrong_type": 1, "out_of_range": 1, "mixed": 1}
@@ -121,7 +129,7 @@ def test_a_missing_field_names_the_columns_that_the_row_has(tmp_path: Path) -> N
     assert (fault.field, fault.message) == ("rejected", "is missing; the row has question, chosen")
     fault = check(DataSource(path=path, columns={"prompt": "q"}, extra="metadata"), "prompt").faults[0]
     assert fault.message == "is missing: `columns` takes it from 'q'; the row has question, chosen"
-    fault = check(DataSource(path=path, extra="metadata"), "sft").faults[0]
+    fault = check(DataSource(path=path, extra="metadata", shape="records"), "sft").faults[0]
     assert fault.message == (
         "has none of its fields: a record is prompt and completion, or messages, or text; the row has question, chosen"
     )

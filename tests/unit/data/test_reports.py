@@ -1,15 +1,32 @@
-"""Faults and reports as people and machines read them, and their documentation."""
+"""Faults and reports as people and machines read them, and the examples in their documentation."""
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
-from rlhf.data import REMEDIES, check, render_json, render_text
+from rlhf.data import check, render_json, render_text
 from rlhf.data.fault import make_fault
 from rlhf.data.place import Place
+from rlhf.data.report import Offender, Report, describe_counts
 from rlhf.recipe.data import DataSource
 
 ROOT = Path(__file__).parents[3]
+
+
+def _report(**changes: object) -> Report:
+    """A source of four rows without findings."""
+    clean = Report(
+        path="x.jsonl",
+        kind="sft",
+        format="jsonl",
+        num_rows=4,
+        num_faults=0,
+        counts={},
+        faults=[],
+        sha256=None,
+    )
+    return replace(clean, **changes)
 
 
 def test_a_fault_reads_as_one_line() -> None:
@@ -41,8 +58,9 @@ def test_reports_as_text_and_json(tmp_path: Path) -> None:
         "  … and 2 more",
     ]
     dumped = json.loads(json.dumps(render_json([report, report])))
-    assert (dumped["num_rows"], dumped["num_faults"]) == (24, 24)
+    assert (dumped["num_rows"], dumped["num_faults"], dumped["num_warnings"]) == (24, 24, 0)
     assert dumped["reports"][0]["sha256"] == digest
+    assert dumped["reports"][0]["num_faulty_rows"] == 12
     assert dumped["reports"][0]["faults"][0] == {
         "code": "blank",
         "path": path,
@@ -52,14 +70,60 @@ def test_reports_as_text_and_json(tmp_path: Path) -> None:
         "value": "''",
         "message": "is blank",
         "remedy": "Give text, or remove the row.",
+        "severity": "error",
     }
 
 
-def test_every_fault_code_is_in_the_documentation() -> None:
-    text = (ROOT / "docs" / "records.md").read_text()
-    rows = [line.split("|") for line in text.splitlines() if line.startswith("| `")]
-    documented = {cells[1].strip().strip("`") for cells in rows if len(cells) == 4}
-    assert documented == set(REMEDIES)
+def test_a_report_without_findings_is_one_line() -> None:
+    assert (
+        _report(sha256="0123456789abcdef").as_text() == "x.jsonl: 4 sft rows, no faults, sha256 0123456789ab"
+    )
+
+
+def test_of_each_warning_the_first_three_are_shown_after_all_errors() -> None:
+    warnings = [make_fault("email", Place("x.jsonl", line, line), "has one") for line in (1, 2, 3, 4)]
+    error = make_fault("blank", Place("x.jsonl", 4, 4), "is blank")
+    report = _report(num_faults=1, num_warnings=9, counts={"email": 9, "blank": 1}, faults=[*warnings, error])
+    assert report.as_text().split("\n") == [
+        "x.jsonl: 4 sft rows, 1 fault (blank 1), 9 warnings (email 9)",
+        "  x.jsonl:4: is blank. Give text, or remove the row.",
+        *(
+            f"  warning: x.jsonl:{line}: has one. Remove or mask it, unless it is public."
+            for line in (1, 2, 3)
+        ),
+        "    … and 6 more of email",
+    ]
+
+
+def test_rows_with_several_findings_are_listed_as_the_worst() -> None:
+    worst = [
+        Offender("x.jsonl", 3, 3, ["email", "html"]),
+        Offender("x.parquet", None, 7, ["html", "html"]),
+        Offender("x.jsonl", 1, 1, ["email"]),
+    ]
+    assert _report(worst=worst).as_text().split("\n")[1:] == [
+        "  rows with the most findings:",
+        "    x.jsonl:3: email, html",
+        "    x.parquet row 7: html, html",
+    ]
+
+
+def test_counts_follow_the_severity_that_the_settings_give() -> None:
+    raised = replace(make_fault("email", Place("x.jsonl", 1, 1), "has one"), severity="error")
+    report = _report(num_faults=1, num_warnings=2, counts={"email": 1, "html": 2}, faults=[raised])
+    assert report.severity("email") == "error"
+    assert report.codes() == ["email", "html"]
+    assert report.as_text().startswith("x.jsonl: 4 sft rows, 1 fault (email 1), 2 warnings (html 2)\n")
+
+
+def test_codes_are_ordered_by_severity_and_then_by_frequency() -> None:
+    counts = {"html": 50, "roles": 1, "blank": 3, "email": 60, "mixed": 1}
+    assert _report(counts=counts).codes() == ["blank", "mixed", "roles", "email", "html"]
+
+
+def test_counts_are_told_the_most_frequent_first() -> None:
+    counts = {"roles": 1, "blank": 3, "email": 1200}
+    assert describe_counts(counts) == "4 faults (blank 3, roles 1), 1,200 warnings (email 1200)"
 
 
 def test_the_documentations_examples_are_valid(tmp_path: Path) -> None:
@@ -69,6 +133,6 @@ def test_the_documentations_examples_are_valid(tmp_path: Path) -> None:
         kind, _, body = block.partition("\n")
         path = tmp_path / "x.jsonl"
         path.write_text(body.partition("```")[0])
-        assert check(DataSource(path=str(path)), kind).faults == []  # type: ignore[arg-type]  # the fence names the kind
+        assert check(DataSource(path=str(path)), kind).num_faults == 0  # type: ignore[arg-type]  # the fence names the kind
         num_checked += 1
     assert num_checked >= 4

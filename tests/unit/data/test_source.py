@@ -1,10 +1,12 @@
 """Faults of a source as a whole, and hub data sets."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from rlhf.data import Fault, check
+from rlhf.data.place import Place, Row
 from rlhf.data.source import read_rows
 from rlhf.recipe.data import DataSource
 
@@ -48,21 +50,35 @@ def test_a_hub_data_set_that_does_not_load_is_one_fault(
     assert report.sha256 is None
 
 
+def test_a_hub_data_set_that_breaks_off_gives_the_rows_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def rows() -> Iterator[dict[str, str]]:
+        yield {"prompt": "a"}
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows())
+    first, fault = read_rows(DataSource(path="owner/name", split="train"))
+    assert first == Row({"prompt": "a"}, Place("owner/name[train]", None, 1))
+    assert isinstance(fault, Fault)
+    assert (fault.code, fault.message) == ("hub_unavailable", "does not load after row 1: gone")
+
+
 def whole(source: DataSource) -> list[str]:
     return [item.code for item in read_rows(source) if isinstance(item, Fault)]
 
 
 def test_faults_of_the_source_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    good, odd = tmp_path / "x.jsonl", tmp_path / "x.txt"
+    good, odd = tmp_path / "x.jsonl", tmp_path / "x.dat"
     good.write_text('{"prompt": "a"}\n')
     odd.write_text('{"prompt": "a"}\n')
     assert whole(DataSource(path=str(tmp_path / "none.jsonl"))) == ["file_missing"]
-    assert whole(DataSource(path=str(tmp_path))) == ["not_a_file"]
     assert whole(DataSource(path=str(odd))) == ["unknown_format"]
     assert whole(DataSource(path=str(odd), format="jsonl")) == []
     assert whole(DataSource(path=str(good), split="train")) == ["bad_source"]
     assert whole(DataSource(path="owner/name")) == ["bad_source"]
     assert whole(DataSource(path="data/none.jsonl")) == ["file_missing"]
+    assert whole(DataSource(path="data/none.jsonl.gz")) == ["file_missing"]
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")

@@ -191,3 +191,32 @@ def test_garbage_collection_keeps_what_runs_pinned_and_forgets_what_is_gone(tmp_
     assert needed_references(tmp_path) == ["rm@1"]
     gone = registry.gc(keep=1, protect=needed_references(tmp_path))
     assert [removed.reference for removed in gone] == ["rm@2"]
+
+
+def test_mixed_in_and_held_out_hub_data_are_pinned_too(
+    hub: CountingHub, tiny_recipe: TinyRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_recipe.folder)
+    mixed = "mix_in: [{path: sft.eval.jsonl, share: 0.1}, {path: owner/general, split: train, share: 0.2}]"
+    overrides = [
+        f"data.sft.train={{path: owner/rows, split: train, {mixed}}}",
+        "data.sft.eval=null",
+        "data.sft.holdout={share: 0.1}",
+    ]
+    resolved = Pins(tmp_path).resolve(load_recipe(tiny_recipe.path, overrides))
+    train = resolved.splits("sft").train
+    assert train.revision == ROWS
+    assert [one.revision for one in train.mix_in] == [None, ROWS]
+    assert [read.source.revision for read in resolved.reads("sft")] == [ROWS, ROWS]
+    assert [name for _, name, _ in hub.questions] == ["owner/rows", "owner/general"]
+
+
+def test_the_digest_of_a_mixture_is_that_of_the_data_layer(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    folder = tiny_recipe.folder
+    mixed = f"mix_in: [{{path: {folder}/sft.eval.jsonl, share: 0.1}}]"
+    source = load_recipe(tiny_recipe.path, [f"data.sft.train={{path: {folder}/sft.train.jsonl, {mixed}}}"])
+    digest = Pins(tmp_path).data_digest(source.splits("sft").train)
+    assert digest == digest_source(source.splits("sft").train)
+    assert digest is not None
+    (folder / "sft.eval.jsonl").unlink()
+    assert Pins(tmp_path).data_digest(source.splits("sft").train) is None

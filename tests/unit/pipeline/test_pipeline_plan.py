@@ -239,7 +239,7 @@ def test_sequences_beyond_a_local_models_positions_are_refused(
 def test_too_small_a_disk_is_refused_before_anything_starts(
     run: Run, stages: FakeStages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rlhf.checkpoint.free_disk_bytes", lambda path: 1000)
+    monkeypatch.setattr("rlhf.durable.free_disk_bytes", lambda path: 1000)
     with pytest.raises(UsageError, match="checkpoints"):
         run()
     assert stages.ran == []

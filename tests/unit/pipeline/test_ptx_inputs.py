@@ -11,6 +11,7 @@ from fake_stages import FakeStages
 from tiny import TinyRecipe
 
 from rlhf.errors import DataError, StageError, UsageError
+from rlhf.models.tokenizer import train_tokenizer
 from rlhf.pipeline.pins import Pins
 from rlhf.recipe import Recipe, load_recipe
 from rlhf.stages.inputs import StageInputs, stage_inputs
@@ -32,6 +33,7 @@ def outside(tiny_recipe: TinyRecipe) -> tuple[str, ...]:
     for name in ("base", "rm"):
         (tiny_recipe.folder / name).mkdir()
         (tiny_recipe.folder / name / "config.json").write_text("{}")
+    train_tokenizer(["The cat is good. The dog is bad."], 300).save_pretrained(tiny_recipe.folder / "base")
     return OUTSIDE
 
 

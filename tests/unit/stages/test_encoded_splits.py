@@ -1,15 +1,19 @@
 """Splits as tokens: what is a label, what is too long and where, what the chat template is asked first."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from rlhf.errors import DataError, ModelError
 from rlhf.models.tokenizer import eos_id, train_tokenizer
 from rlhf.recipe import DataSource
+from rlhf.recipe.checks import ChecksSection
+from rlhf.recipe.recipe import ReadSplit
 from rlhf.recipe.training import RewardSection, SFTSection
-from rlhf.stages.examples import demonstrations, pairs, prompts
 from rlhf.stages.sft import _dataset
+from rlhf.stages.tokens import examples as examples_module
+from rlhf.stages.tokens.splits import Split
 
 PLAIN = {"learning_rate": 1e-3, "global_batch_size": 2, "per_device_batch_size": 2}
 TOKENIZER = train_tokenizer(["the cat sat on the mat. is it good? it is fine."] * 3, 300)
@@ -20,6 +24,18 @@ def source(folder, rows):
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return DataSource(path=str(path))
+
+
+def demonstrations(tokenizer, source, section, *, chat):
+    """With a cache beside the file."""
+    split = Split(ReadSplit("sft.train", "sft", source), chat, ChecksSection())
+    return examples_module.demonstrations(tokenizer, split, section, cache=Path(source.path).parent / "cache")
+
+
+def pairs(tokenizer, source, section, *, chat):
+    """With a cache beside the file."""
+    split = Split(ReadSplit("preference.train", "preference", source), chat, ChecksSection())
+    return examples_module.pairs(tokenizer, split, section, cache=Path(source.path).parent / "cache")
 
 
 def sft(**changes):
@@ -150,13 +166,6 @@ def test_line_06_a_pair_that_truncation_makes_equal_is_dropped(tmp_path):
     assert (examples.num_dropped, examples.num_truncated) == (1, 0)
 
 
-def test_prompts_that_are_too_long_are_an_error_with_their_places(tmp_path):
-    split = source(tmp_path, [{"prompt": "a"}, {"prompt": "abcdefghijklmnopqrstuvwxyz0123456789"}])
-    with pytest.raises(DataError, match=r"rows\.jsonl:2: 36 tokens"):
-        prompts(TOKENIZER, split, chat=False, max_prompt_length=20)
-    assert [p.prompt_id for p in prompts(TOKENIZER, split, chat=False, max_prompt_length=40)] == [0, 1]
-
-
 NO_END = "{% for m in messages %}{{ m.role + ': ' + m.content }}{% endfor %}"
 
 
@@ -167,9 +176,6 @@ def test_a_template_that_cannot_be_trained_on_is_refused_where_it_is_used(tmp_pa
     assert len(demonstrations(tokenizer, text, sft(), chat=False).rows) == 1
     with pytest.raises(ModelError, match="no special token"):
         demonstrations(tokenizer, text, sft(), chat=True)
-    turns = source(tmp_path, [{"prompt": [{"role": "user", "content": "a"}]}])
-    with pytest.raises(ModelError, match="no special token"):
-        prompts(tokenizer, turns, chat=False, max_prompt_length=20)
 
 
 def test_a_template_that_rewrites_earlier_turns_is_refused_only_for_several_turns(tmp_path):

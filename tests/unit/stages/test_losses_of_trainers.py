@@ -13,7 +13,11 @@ from rlhf.checkpoint import Checkpoints
 from rlhf.models.tokenizer import pad_id, train_tokenizer
 from rlhf.recipe.training import RewardSection
 from rlhf.stages import reward, sft
-from rlhf.stages.examples import Demonstration, Examples, Pair
+from rlhf.stages.tokens.encoders import Demonstration, Pair
+from rlhf.stages.tokens.examples import Examples
+from rlhf.stages.tokens.rows import DEMONSTRATIONS as DEMONSTRATION_LAYOUT
+from rlhf.stages.tokens.rows import PAIRS as PAIR_LAYOUT
+from rlhf.stages.tokens.rows import TokenRows, dataset_of
 
 TOKENIZER = train_tokenizer(["a b c d e f g"], 300)
 PAD, EOS = pad_id(TOKENIZER), 1
@@ -39,6 +43,11 @@ PAIRS = [
     Pair([9], [9, EOS], [9, 3, EOS], 0.5, 0.5),
     Pair([4], [4, 7, EOS], [4, EOS, 6, EOS], 0.0, 1.0),
 ]
+
+
+def examples_of(rows, layout, *, has_weights=True):
+    """Rows in memory, as the runners are given those of the cache."""
+    return Examples(TokenRows(dataset_of(rows, layout), layout.row), has_weights=has_weights)
 
 
 def model_of(classifier, **more):
@@ -105,7 +114,7 @@ def test_an_sft_step_is_that_of_the_weighted_sum_over_labels(tmp_path, per_devic
     trainer = sft.WeightedSFTTrainer(
         model=model,
         args=arguments(SFTConfig, tmp_path, per_device),
-        train_dataset=sft._dataset(Examples(rows, 0, 0)),
+        train_dataset=sft._dataset(examples_of(rows, DEMONSTRATION_LAYOUT, has_weights=weighted)),
         processing_class=TOKENIZER,
         data_collator=sft.WeightedCollator(pad_token_id=PAD),
     )
@@ -143,7 +152,7 @@ def test_a_reward_step_honours_weights_and_margins(tmp_path, per_device, margin)
     trainer = reward.WeightedRewardTrainer(
         model=model,
         args=arguments(RewardConfig, tmp_path, per_device, center_rewards_coefficient=centre),
-        train_dataset=reward._dataset(Examples(PAIRS, 0, 0), reward_section(margin=margin)),
+        train_dataset=reward._dataset(examples_of(PAIRS, PAIR_LAYOUT), reward_section(margin=margin)),
         processing_class=TOKENIZER,
         data_collator=reward.WeightedCollator(pad_token_id=PAD),
     )
@@ -156,10 +165,15 @@ def test_a_reward_step_honours_weights_and_margins(tmp_path, per_device, margin)
 
 
 def test_margins_are_ignored_by_default():
-    dataset = reward._dataset(Examples(PAIRS, 0, 0), reward_section())
+    dataset = reward._dataset(examples_of(PAIRS, PAIR_LAYOUT), reward_section())
     assert isinstance(dataset, Dataset)
     assert "margin" not in dataset.column_names
-    assert reward._dataset(Examples(PAIRS, 0, 0), reward_section(margin="loss"))["margin"] == [1.5, 0, 0.5, 0]
+    assert reward._dataset(examples_of(PAIRS, PAIR_LAYOUT), reward_section(margin="loss"))["margin"][:] == [
+        1.5,
+        None,
+        0.5,
+        0,
+    ]
 
 
 def test_margin_and_weight_by_hand():

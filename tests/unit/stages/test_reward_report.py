@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from rlhf.stages.examples import Pair
 from rlhf.stages.reward_report import calibration_error, cluster_interval, reward_report
+from rlhf.stages.tokens.encoders import Pair
 
 
 def pair(prompt, num_chosen, num_rejected, margin=None):

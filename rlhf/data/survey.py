@@ -1,0 +1,283 @@
+"""A whole source against every check, on all cores: blocks of its files are read apart and put together in order.
+
+Memory: a block a process, and for the checks across rows 24 bytes a record (near-duplicates need more: see
+`rlhf.data.across`).
+"""
+
+import gc
+import os
+import threading
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import repeat
+from multiprocessing import get_context
+
+from rlhf.data.across import Across, Finding, Tally
+from rlhf.data.blocks import Block, BlockReader, list_blocks, move
+from rlhf.data.convert import is_grouped
+from rlhf.data.fault import Fault, make_fault
+from rlhf.data.place import Place, Row
+from rlhf.data.places import Places
+from rlhf.data.report import Offender
+from rlhf.data.scan import Checked, RowChecker, empty, grade, open_checker
+from rlhf.data.source import digest_source, read_rows, source_name
+from rlhf.data.tally import MAX_FAULTS, FaultTally, Worst
+from rlhf.data.texts import texts_of
+from rlhf.errors import DataError
+from rlhf.recipe.checks import ChecksSection
+from rlhf.recipe.data import DataSource, RecordKind, Shape
+
+PARALLEL_BYTES = 32 << 20
+"""Below this, starting processes costs more than it saves."""
+Progress = Callable[[float], None]
+"""Told the share of the source that is done, from 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every process needs to know; `shape` is found out by the first row and then fixed."""
+
+    source: DataSource
+    kind: RecordKind
+    chat: bool = False
+    checks: ChecksSection | None = None
+    max_faults: int = MAX_FAULTS
+    shape: Shape = "records"
+
+    def checker(self) -> RowChecker:
+        """One for a block, since what was told of a table's columns is told once a file."""
+        return RowChecker(self.source, self.kind, self.shape, chat=self.chat, checks=self.checks)
+
+
+@dataclass
+class Survey:
+    """What was found in a source, or in a block of it."""
+
+    job: Job
+    num_rows: int = 0
+    num_lines: int = 0
+    num_records: int = 0
+    num_faulty_rows: int = 0
+    found: FaultTally = field(default_factory=FaultTally)
+    worst: Worst = field(default_factory=Worst)
+    lengths: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
+    """Field -> counts by the number of bits of the length in characters."""
+    places: Places = field(default_factory=Places)
+    """Of the records, for findings across them."""
+    tally: Tally | None = None
+    """Of a block."""
+    across: Across | None = None
+    """Of the whole source."""
+    refused: dict[int, list[Fault]] = field(default_factory=dict[int, list[Fault]])
+    """Record -> its errors that only show beside other rows."""
+    sha256: str | None = None
+    """Digest of the source; None where it cannot be read."""
+
+    def add(self, checked: Checked) -> None:
+        """Take in one row's outcome."""
+        for fault in checked.faults:
+            self.found.add(fault)
+        self.num_faulty_rows += checked.refused
+        if len(checked.faults) > 1:
+            place = checked.faults[0]
+            codes = [fault.code for fault in checked.faults]
+            self.worst.add(Offender(place.path, place.line, place.row, codes))
+        if checked.record is None:
+            return
+        self.num_records += 1
+        if self.tally is not None:
+            record, place = checked.record.record, checked.record.place
+            self.tally.add(record, place.path)
+            self.places.add(place)
+            self._measure(checked)
+
+    def note(self, fault: Fault) -> None:
+        """Take in a finding that was made elsewhere, at its final place and severity."""
+        self.found.add(fault)
+        self.num_faulty_rows += fault.severity == "error" and fault.row is not None
+
+    def _measure(self, checked: Checked) -> None:
+        assert checked.record is not None, "the caller has looked"
+        for path, text in texts_of(checked.record.record, self.job.kind):
+            name = path.partition("[")[0]
+            counts = self.lengths.get(name)
+            if counts is None:
+                counts = self.lengths[name] = [0] * 40
+            counts[len(text).bit_length()] += 1
+
+    def extend(self, block: "Survey", lines: int, rows: int) -> None:
+        """Take in the next block, which begins after so many lines and rows of its file."""
+        self.num_rows += block.num_rows
+        self.num_records += block.num_records
+        self.num_faulty_rows += block.num_faulty_rows
+        self.found.extend(block.found, [move(fault, lines, rows) for fault in block.found.kept])
+        for one in block.worst.offenders:
+            self.worst.add(
+                replace(
+                    one,
+                    line=None if one.line is None else one.line + lines,
+                    row=None if one.row is None else one.row + rows,
+                )
+            )
+        for name, counts in block.lengths.items():
+            sums = self.lengths.setdefault(name, [0] * len(counts))
+            self.lengths[name] = [one + other for one, other in zip(sums, counts, strict=True)]
+        if self.across is not None and block.tally is not None:
+            self.places.extend(block.places, lines, rows)
+            self.across.extend(block.tally)
+
+
+def survey(job: Job, progress: Progress | None = None) -> Survey:
+    """Read all of a source; findings across its rows included, those beside other sources not.
+
+    Args:
+        job: what to check; content and rows beside each other only where it has `checks`.
+        progress: called now and then.
+    """
+    whole = Survey(job, found=FaultTally(job.max_faults))
+    checker, rows = open_checker(
+        job.source, job.kind, read_rows(job.source), chat=job.chat, checks=job.checks
+    )
+    if isinstance(checker, Fault):
+        whole.found.add(checker)
+        return whole
+    job = replace(job, shape=checker.shape)
+    whole.job = job
+    if job.checks is not None:
+        whole.across = Across(job.kind, job.checks)
+    blocks = [] if is_grouped(job.shape, job.kind) else list_blocks(job.source)
+    if blocks:
+        _survey_blocks(whole, blocks, progress)
+    else:
+        whole.extend(_survey_rows(job, checker, rows), 0, 0)
+        # a hub data set that did not load would be asked for a second time, with all its retries
+        whole.sha256 = None if "hub_unavailable" in whole.found.counts else digest_source(job.source)
+    if whole.num_rows == 0 and not whole.found.kept:
+        whole.found.add(empty(job.source))
+    _look_across(whole)
+    return whole
+
+
+def _survey_rows(job: Job, checker: RowChecker, rows: Iterator[Row | Fault]) -> Survey:
+    """A source that is read in one go; its rows are counted on the way."""
+    part = _start(job)
+    part_rows = _count(rows, part)
+    for checked in checker.check(part_rows):
+        part.add(checked)
+    return part
+
+
+def _count(rows: Iterator[Row | Fault], part: Survey) -> Iterator[Row | Fault]:
+    last = None
+    for item in rows:
+        path, row = (item.place.path, item.place.row) if isinstance(item, Row) else (item.path, item.row)
+        part.num_rows += row is not None and (path, row) != last  # a row can have a fault beside it
+        last = (path, row)
+        yield item
+
+
+def _start(job: Job) -> Survey:
+    tally = None if job.checks is None else Tally(job.kind, job.checks)
+    return Survey(job, found=FaultTally(job.max_faults), tally=tally)
+
+
+def survey_block(job: Job, block: Block) -> Survey:
+    """One block; places count from its start."""
+    part = _start(job)
+    reader = BlockReader(block)
+    # Nothing here makes reference cycles, and looking for them among millions of short-lived objects takes a third of the time.
+    gc.disable()
+    try:
+        for checked in job.checker().check(reader):
+            part.add(checked)
+    finally:
+        gc.enable()
+    part.num_rows, part.num_lines = reader.num_rows, reader.num_lines
+    return part
+
+
+def _survey_blocks(whole: Survey, blocks: list[Block], progress: Progress | None) -> None:
+    sizes = [_size(block) for block in blocks]
+    total, done = sum(sizes), 0
+    path, lines, rows = blocks[0].path, 0, 0
+    with _pool(len(blocks), total) as pool:
+        digest = None if pool is None else pool.submit(digest_source, whole.job.source)
+        parts = (pool or _InOrder).map(survey_block, repeat(whole.job), blocks)
+        for block, size, part in zip(blocks, sizes, parts, strict=True):
+            if block.path != path:
+                path, lines, rows = block.path, 0, 0
+            whole.extend(part, lines, rows)
+            lines += part.num_lines
+            rows += part.num_rows
+            done += size
+            if progress is not None:
+                progress(done / total)
+        whole.sha256 = digest_source(whole.job.source) if digest is None else digest.result()
+
+
+class _InOrder:
+    """One process, with a pool's `map`."""
+
+    map = map
+
+
+@contextmanager
+def _pool(num_blocks: int, num_bytes: int) -> Generator[ProcessPoolExecutor | None]:
+    """Processes for the blocks, or None where one does as well."""
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    num_processes = min(num_cores, num_blocks)
+    if num_processes == 1 or num_bytes < PARALLEL_BYTES:
+        yield None
+        return
+    # Forking a process with threads can lock the child up; without threads it is the quicker start by far.
+    method = "fork" if threading.active_count() == 1 and os.name == "posix" else "spawn"
+    try:
+        with ProcessPoolExecutor(num_processes, get_context(method)) as pool:
+            yield pool
+    except BrokenProcessPool as error:
+        raise DataError(
+            "a process that reads the data was killed, perhaps for want of memory",
+            "Free memory, or turn near_duplicate off: it needs the most.",
+        ) from error
+
+
+def _size(block: Block) -> int:
+    stop = os.stat(block.path).st_size if block.stop is None else block.stop
+    return max(stop - block.start, 1)
+
+
+def _look_across(whole: Survey) -> None:
+    if whole.across is not None:
+        for finding in whole.across.findings():
+            add_finding(whole, finding, beside=whole)
+
+
+def add_finding(held: Survey, finding: Finding, *, beside: Survey) -> None:
+    """Take in a finding across rows.
+
+    Args:
+        held: the survey whose record it is about.
+        finding: what was found; `other` is a record of `beside`.
+        beside: the survey in which the other record lies.
+    """
+    ordinal, other = finding.ordinal, finding.other
+    place = Place(source_name(held.job.source)) if ordinal is None else held.places[ordinal]
+    message = finding.message if other is None else f"{finding.message} {where(beside.places[other])}"
+    severities = {} if held.job.checks is None else held.job.checks.severity
+    fault = grade(make_fault(finding.code, place, message, field=finding.field), severities)
+    if fault is None:
+        return
+    held.found.add(fault)
+    if ordinal is not None and fault.severity == "error":
+        held.num_faulty_rows += ordinal not in held.refused
+        held.refused.setdefault(ordinal, []).append(fault)
+
+
+def where(place: Place) -> str:
+    """A place as messages name it."""
+    if place.line is not None:
+        return f"{place.path}:{place.line}"
+    return place.path if place.row is None else f"{place.path} row {place.row}"

@@ -1,0 +1,81 @@
+"""All rows of a split that cannot be trained on, told in one error with their places."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from rlhf.data import Place
+from rlhf.errors import DataError
+from rlhf.stages.tokens.outcome import Outcome, OverLength, Verdict
+
+SHOWN_ROWS = 20
+
+
+class RowProblems:
+    """Counts rows by verdict, and keeps the places of the first.
+
+    Args:
+        name: the setting that limits the length.
+        limit: its value, in tokens.
+        over_length: the recipe's rule; longer rows are a problem under `error` alone.
+        remedies: verdict -> what to do.
+    """
+
+    def __init__(
+        self, name: str, limit: int, over_length: OverLength, remedies: Mapping[Verdict, str]
+    ) -> None:
+        self.counts: Counter[Verdict] = Counter()
+        self._lines: dict[Verdict, list[str]] = {}
+        self._longest = 0
+        self._limited = f"{name}={limit}"
+        self._remedies = remedies
+        self._problems: list[Verdict] = ["refused", "no_label"]
+        if over_length == "error":
+            self._problems.append("too_long")
+
+    def add(self, place: Place, outcome: Outcome[Any]) -> None:
+        """Take one row's outcome."""
+        verdict = outcome.verdict
+        self.counts[verdict] += 1
+        if verdict not in self._problems:
+            return
+        lines = self._lines.setdefault(verdict, [])
+        self._longest = max(self._longest, outcome.length)
+        if len(lines) < SHOWN_ROWS:
+            lines.append(f"  {where(place)}{_detail(outcome)}")
+
+    def __bool__(self) -> bool:
+        return bool(self._lines)
+
+    def raise_found(self) -> None:
+        """Nothing where all rows can be trained on.
+
+        Raises:
+            DataError: rows that cannot be encoded; else rows left without a label; else rows that are too long.
+        """
+        for verdict in self._problems:
+            if verdict in self._lines:
+                raise DataError(self._message(verdict), self._remedies.get(verdict))
+
+    def _message(self, verdict: Verdict) -> str:
+        count, lines = self.counts[verdict], self._lines[verdict]
+        what = {
+            "refused": "cannot be encoded",
+            "no_label": f"would have no label left within {self._limited}",
+            "too_long": f"are longer than {self._limited} tokens (longest {self._longest})",
+        }[verdict]
+        more = f"\n  … and {count - len(lines)} more" if count > len(lines) else ""
+        return f"{count} row(s) {what}:\n" + "\n".join(lines) + more
+
+
+def where(place: Place) -> str:
+    """A row's place for people."""
+    if place.line is not None:
+        return f"{place.path}:{place.line}"
+    return f"{place.path} row {place.row}" if place.row is not None else place.path
+
+
+def _detail(outcome: Outcome[Any]) -> str:
+    if outcome.verdict == "refused":
+        return f": {outcome.message}" + (f" {outcome.remedy}" if outcome.remedy else "")
+    return f": {outcome.length} tokens" if outcome.verdict == "too_long" else ""

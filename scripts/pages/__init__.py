@@ -1,0 +1,1 @@
+"""What scripts/make_docs.py writes, one page a file."""
