@@ -11,6 +11,7 @@ from rlhf.data.content import ContentChecks
 from rlhf.data.convert import Candidate, convert_rows, detect_shape, source_fault, unknown_shape
 from rlhf.data.fault import Fault, make_fault
 from rlhf.data.place import Located, Place, Row
+from rlhf.data.plain import is_plain
 from rlhf.data.rules import faults_of
 from rlhf.data.source import find_format, read_rows, source_name
 from rlhf.recipe.checks import ChecksSection, Severity
@@ -32,6 +33,8 @@ class Checked(NamedTuple):
     """Errors and warnings of this row; of a table's columns the first row with each alone."""
     refused: bool = False
     """Whether one of its own faults was an error, told here or before."""
+    is_plain: bool = False
+    """Whether it is a valid record that was not built, since nobody asked for it."""
 
 
 def scan(
@@ -109,6 +112,7 @@ class RowChecker:
     Args:
         source, kind, chat, checks: see `scan`.
         shape: how the rows are laid out.
+        with_records: False: records may be left out where that is quicker, see `Checked.is_plain`.
     """
 
     def __init__(
@@ -119,12 +123,14 @@ class RowChecker:
         *,
         chat: bool = False,
         checks: ChecksSection | None = None,
+        with_records: bool = True,
     ) -> None:
         self.shape: Shape = shape
         self._source, self._chat = source, chat
         self._kind: RecordKind = kind
         self._format: FileFormat | None = find_format(source)
         self._record = RECORDS[kind]
+        self._skips_plain = not with_records and not chat and checks is None
         # What a policy sampled is what it is: nobody mends it.
         self._content = None if checks is None or kind == "rollout" else ContentChecks(checks, kind)
         self._severity: Mapping[str, Severity] = {} if checks is None else checks.severity
@@ -142,6 +148,8 @@ class RowChecker:
 
     def _check(self, candidate: Candidate) -> Checked:
         fields, row, faults = candidate
+        if self._skips_plain and fields is not None and not faults and is_plain(fields, self._kind):
+            return Checked(row, None, faults, is_plain=True)
         record = None
         if fields is not None:
             try:

@@ -49,7 +49,14 @@ class Job:
 
     def checker(self) -> RowChecker:
         """One for a block, since what was told of a table's columns is told once a file."""
-        return RowChecker(self.source, self.kind, self.shape, chat=self.chat, checks=self.checks)
+        return RowChecker(
+            self.source,
+            self.kind,
+            self.shape,
+            chat=self.chat,
+            checks=self.checks,
+            with_records=self.checks is not None,
+        )
 
 
 @dataclass
@@ -85,6 +92,7 @@ class Survey:
             place = checked.faults[0]
             codes = [fault.code for fault in checked.faults]
             self.worst.add(Offender(place.path, place.line, place.row, codes))
+        self.num_records += checked.is_plain
         if checked.record is None:
             return
         self.num_records += 1
