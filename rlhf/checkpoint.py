@@ -1,15 +1,18 @@
 """A run's checkpoints, `<run>/<stage>/checkpoints/step-N/`: which are complete, which to resume, which to drop.
 
 Says nothing of what lies in a checkpoint. A folder counts only with its marker `COMPLETE.json`, written last, and with
-every file that the marker lists at its size. With several processes: rank 0 calls `begin`, all wait, every rank writes
-into the folder, all wait, rank 0 calls `commit` (and `prune`). Reading is safe on any rank.
+every file that the marker lists at its size; what a stage loads is proved by SHA-256 besides (`recover`, `prove`). With
+several processes: rank 0 calls `begin`, all wait, every rank writes into the folder, all wait, rank 0 calls `commit`
+(and `prune`). Reading is safe on any rank.
 """
 
+import hashlib
 import logging
 import os
 import re
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +25,7 @@ from rlhf.errors import CheckpointError, UsageError
 MARKER = "COMPLETE.json"
 _STEP = re.compile(r"(\.replaced-)?step-(0|[1-9][0-9]*)")
 _LEFTOVER = re.compile(r"\.(writing|removing)-step-[0-9]+")
+_HASHING_THREADS = 4
 _log = logging.getLogger(__name__)
 
 
@@ -32,6 +36,8 @@ class _Marker(BaseModel):
     created: AwareDatetime
     files: dict[str, int]
     """Relative path -> bytes."""
+    digests: dict[str, str] = Field(default_factory=dict)
+    """Relative path -> SHA-256; empty where an older version saved it."""
     metrics: dict[str, float] = Field(default_factory=dict)
 
 
@@ -68,6 +74,9 @@ class Checkpoints:
     def commit(self, step: int, *, metrics: dict[str, float] | None = None) -> Path:
         """Mark what `begin(step)` gave as complete and move it to `step-N`, in place of an older one; rank 0 alone.
 
+        Every byte is read once more for its digest, from memory where it still lies there: about 1 s for each 1.5 GB of
+        the largest file.
+
         Raises:
             CheckpointError: nothing was begun or written, or a metric is not finite.
             UsageError: the disk is full or cannot be written; older checkpoints are untouched.
@@ -78,34 +87,78 @@ class Checkpoints:
             raise CheckpointError(
                 f"{path} holds no file", f"Call begin({step}) and write the state before commit."
             )
+        with explain_write_errors(self.folder):
+            sync_tree(path)
+            digests = _digests(path, files)
         try:
-            marker = _Marker(step=step, created=datetime.now(UTC), files=files, metrics=metrics or {})
+            marker = _Marker(
+                step=step, created=datetime.now(UTC), files=files, digests=digests, metrics=metrics or {}
+            )
         except ValidationError as error:
             raise CheckpointError(
                 f"checkpoint of step {step}: metrics {metrics} are not finite numbers",
                 "Find out where the training became non-finite before it goes on.",
             ) from error
         with explain_write_errors(self.folder):
-            sync_tree(path)
             write_atomic(path / MARKER, (marker.model_dump_json(indent=2) + "\n").encode())
             self._place(path, target)
         self._open = None
         return target
 
+    def abandon(self, step: int) -> None:
+        """Delete what `begin(step)` gave, to give its room back; any rank, once its write has failed."""
+        shutil.rmtree(self._writing(step), ignore_errors=True)
+
     def complete(self) -> list[Checkpoint]:
-        """The complete and undamaged checkpoints, by step."""
+        """The complete checkpoints whose files have their sizes, by step."""
         return self._scan()[0]
 
     def problems(self) -> list[str]:
-        """One line for each checkpoint that is damaged, with what is wrong with it."""
-        return self._scan()[1]
+        """One line for each checkpoint that is damaged, with what is wrong with it; sizes alone are looked at."""
+        return list(self._scan()[1].values())
 
     def newest(self) -> Checkpoint | None:
-        """The checkpoint to resume from. Damaged ones are skipped, each with a logged warning (see `problems`)."""
+        """The newest one by its sizes, for a word about it; a stage goes on from what `recover` gives."""
         complete, problems = self._scan()
-        for problem in problems:
+        for problem in problems.values():
             _log.warning("skipped a damaged checkpoint: %s", problem)
         return complete[-1] if complete else None
+
+    def recover(self) -> Checkpoint | None:
+        """The checkpoint to go on from, every byte of it proved; rank 0 alone, before a stage writes anything.
+
+        Damaged ones become `damaged-step-N`, for a person to look at; leavings of interrupted writes are deleted. The
+        log has a line about each.
+
+        Raises:
+            UsageError: a folder cannot be renamed or deleted.
+        """
+        complete, problems = self._scan()
+        while complete and (damage := _damage(complete[-1])) is not None:
+            problems[complete[-1].path] = damage
+            self._set_aside(problems)
+            complete, problems = self._scan()
+        self._set_aside(problems)
+        with explain_write_errors(self.folder):
+            for path in self._leftovers():
+                shutil.rmtree(path)
+                _log.warning("removed what an interrupted save left: %s", path)
+        return complete[-1] if complete else None
+
+    def prove(self, step: int) -> Checkpoint:
+        """The checkpoint of a step, every byte of it proved.
+
+        Raises:
+            CheckpointError: there is none, or it is damaged.
+        """
+        found = next((each for each in self.complete() if each.step == step), None)
+        damage = "it is not there, or incomplete" if found is None else _damage(found)
+        if found is None or damage is not None:
+            raise CheckpointError(
+                f"{self.folder} has no undamaged checkpoint of step {step}, which is the best so far: {damage}",
+                "Put it back, or start the stage anew with --fresh.",
+            )
+        return found
 
     def best(self, metric: str, *, greater_is_better: bool) -> Checkpoint | None:
         """The checkpoint with the best value of a metric, the earliest of equals; None where none carries it."""
@@ -127,13 +180,7 @@ class Checkpoints:
             return []
         complete = self.complete()
         old = [each.path for each in complete[:-keep_last] if each.step not in keep_steps]
-        in_use = {each.path for each in complete}
-        superseded = {self.folder / f".replaced-{each.path.name}" for each in complete} - in_use
-        leftovers = [
-            entry
-            for entry in sorted(self.folder.iterdir())
-            if entry in superseded or (_LEFTOVER.fullmatch(entry.name) and entry != self._open)
-        ]
+        leftovers = self._leftovers()
         with explain_write_errors(self.folder):
             for path in old:
                 doomed = self.folder / f".removing-{path.name.removeprefix('.replaced-')}"
@@ -144,6 +191,25 @@ class Checkpoints:
                 if path.exists():
                     shutil.rmtree(path)
         return old + leftovers
+
+    def _leftovers(self) -> list[Path]:
+        """Folders of interrupted writes and deletions, and replaced checkpoints whose replacement is whole."""
+        complete = self.complete()
+        in_use = {each.path for each in complete}
+        superseded = {self.folder / f".replaced-{each.path.name}" for each in complete} - in_use
+        return [
+            entry
+            for entry in (sorted(self.folder.iterdir()) if self.folder.is_dir() else [])
+            if entry in superseded or (_LEFTOVER.fullmatch(entry.name) and entry != self._open)
+        ]
+
+    def _set_aside(self, problems: dict[Path, str]) -> None:
+        for path, problem in problems.items():
+            aside = path.with_name(f"damaged-{path.name.removeprefix('.replaced-')}")
+            with explain_write_errors(self.folder):
+                shutil.rmtree(aside, ignore_errors=True)
+                rename_folder(path, aside)
+            _log.warning("skipped a damaged checkpoint: %s; it is kept as %s", problem, aside.name)
 
     def _writing(self, step: int) -> Path:
         return self.folder / f".writing-step-{step}"
@@ -159,9 +225,9 @@ class Checkpoints:
         if replaced.exists():
             shutil.rmtree(replaced)
 
-    def _scan(self) -> tuple[list[Checkpoint], list[str]]:
+    def _scan(self) -> tuple[list[Checkpoint], dict[Path, str]]:
         found: dict[int, Checkpoint] = {}
-        problems: list[str] = []
+        problems: dict[Path, str] = {}
         # `step-N` sorts after `.replaced-step-N` and so wins where both are whole.
         for entry in sorted(self.folder.iterdir()) if self.folder.is_dir() else []:
             match = _STEP.fullmatch(entry.name)
@@ -171,30 +237,8 @@ class Checkpoints:
             if isinstance(result, Checkpoint):
                 found[result.step] = result
             else:
-                problems.append(result)
+                problems[entry] = result
         return [found[step] for step in sorted(found)], problems
-
-
-def free_disk_bytes(path: Path) -> int:
-    """Bytes that this user can still write where `path` lies or will lie."""
-    existing = Path(path).absolute()
-    while not existing.exists():
-        existing = existing.parent
-    return shutil.disk_usage(existing).free
-
-
-def require_disk(path: Path, needed_bytes: int, what: str) -> None:
-    """Refuse to start what cannot be saved.
-
-    Raises:
-        UsageError: with what is needed and what is free.
-    """
-    free = free_disk_bytes(path)
-    if free < needed_bytes:
-        raise UsageError(
-            f"{what} needs {_gib(needed_bytes)} at {path}, where {_gib(free)} are free",
-            "Free space there, keep fewer checkpoints, or choose a workspace on another file system.",
-        )
 
 
 def _read(folder: Path, step: int) -> Checkpoint | str:
@@ -216,13 +260,32 @@ def _read(folder: Path, step: int) -> Checkpoint | str:
     return Checkpoint(step, folder, marker.metrics)
 
 
+def _damage(checkpoint: Checkpoint) -> str | None:
+    """What differs from the digests of the marker, None where nothing does."""
+    try:
+        expected = _Marker.model_validate_json((checkpoint.path / MARKER).read_bytes()).digests
+        found = _digests(checkpoint.path, expected)
+    except OSError as error:
+        return f"{checkpoint.path}: cannot read {error.filename}: {error.strerror}"
+    changed = [name for name, digest in expected.items() if found[name] != digest]
+    return f"{checkpoint.path}: {', '.join(changed)}: not the bytes that were saved" if changed else None
+
+
+def _digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Relative path -> SHA-256; hashing lets go of the interpreter, so that several files are read at once."""
+    names = list(names)
+
+    def digest(name: str) -> str:
+        with (folder / name).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    with ThreadPoolExecutor(_HASHING_THREADS) as pool:
+        return dict(zip(names, pool.map(digest, names), strict=True))
+
+
 def _sizes(folder: Path) -> dict[str, int]:
     """Relative path -> bytes of every file under a folder, but the marker."""
     paths = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
     sizes = {path.relative_to(folder).as_posix(): path.lstat().st_size for path in paths}
     sizes.pop(MARKER, None)
     return sizes
-
-
-def _gib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:.1f} GiB"

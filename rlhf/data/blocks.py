@@ -15,6 +15,7 @@ from rlhf.data.jsonarray import read_json
 from rlhf.data.jsonlines import read_jsonl
 from rlhf.data.parquet import read_parquet
 from rlhf.data.place import Count, Place, Row
+from rlhf.data.report import Offender
 from rlhf.data.textlines import read_text
 from rlhf.recipe.data import DataSource, FileFormat
 
@@ -30,7 +31,7 @@ _FILES: Mapping[FileFormat, Callable[[Path, Count], Iterator[Row | Fault]]] = {
     "parquet": read_parquet,
     "arrow": read_arrow,
 }
-T = TypeVar("T", Row, Fault, Place)
+T = TypeVar("T", Row, Fault, Place, Offender)
 
 
 @dataclass(frozen=True)

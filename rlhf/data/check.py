@@ -51,34 +51,38 @@ def check_splits(
         progress: gives what to call for the split of that key.
 
     Returns:
-        Split -> what is found in it.
+        Split -> what is found in it; what is mixed into it stands under `<split>.mix_in.<number>`.
     """
-    surveys = {
-        read.key: survey(_job(read, chat, checks), progress and progress(read.key))
-        for read in reads
-        if read.part != "held_out"
-    }
+    surveys: dict[str, Survey] = {}
+    for read in reads:
+        mixed = {f"{read.key}.mix_in.{index}": one for index, one in enumerate(read.source.mix_in)}
+        for key, source in {read.key: read.source, **mixed}.items() if read.part != "held_out" else ():
+            surveys[key] = survey(_job(source, read.kind, chat, checks), progress and progress(key))
     for key, held in surveys.items():
-        if key.endswith(".eval") and held.across is not None:
+        if _side(key) == "eval":
             _look_beside(key, held, surveys)
     return surveys
 
 
-def _job(read: ReadSplit, chat: bool, checks: ChecksSection | None) -> Job:
-    """What a split's preparation leaves out and counts is no finding."""
-    prepare = read.source.prepare
-    codes = [*prepare.drop, *(("duplicate", "near_duplicate") if prepare.deduplicate != "none" else ())]
+def _job(source: DataSource, kind: RecordKind, chat: bool, checks: ChecksSection | None) -> Job:
+    """What a source's preparation leaves out and counts is no finding."""
+    codes = source.prepare.codes
     if checks is not None and codes:
         checks = checks.model_copy(update={"severity": checks.severity | dict.fromkeys(codes, "off")})
-    return Job(read.source, read.kind, chat, checks)
+    return Job(source, kind, chat, checks)
+
+
+def _side(key: str) -> str:
+    """`train` or `eval`, also of what is mixed in."""
+    return key.split(".")[1]
 
 
 def _look_beside(key: str, held: Survey, surveys: dict[str, Survey]) -> None:
-    group = key.removesuffix(".eval")
+    group = key.partition(".")[0]
     for other, trained in surveys.items():
-        if not other.endswith(".train") or trained.across is None or held.across is None:
+        if _side(other) != "train" or trained.across is None or held.across is None:
             continue
-        look = leaks if other == f"{group}.train" else stage_leaks
+        look = leaks if other.partition(".")[0] == group else stage_leaks
         for finding in look(trained.across, held.across):
             add_finding(held, finding, beside=trained)
 
@@ -98,6 +102,7 @@ def report_of(found: Survey) -> Report:
         shape=job.shape if found.num_rows else None,
         num_records=found.num_records,
         num_faulty_rows=found.num_faulty_rows,
+        num_lasting=found.num_lasting,
         num_warnings=found.found.num_warnings,
         lengths={name: _trim(counts) for name, counts in found.lengths.items()},
         facts={} if found.across is None else found.across.facts(),

@@ -48,6 +48,8 @@ class Report:
     """Records without an error; a rated list can make several."""
     num_faulty_rows: int = 0
     """Rows with at least one error."""
+    num_lasting: int = 0
+    """Errors that leaving rows out does not mend, such as a file that ends too early or a leak."""
     num_warnings: int = 0
     """All warnings."""
     lengths: Mapping[str, Sequence[int]] = field(default_factory=dict[str, Sequence[int]])
@@ -70,10 +72,8 @@ class Report:
 
     @property
     def refuses(self) -> bool:
-        """Whether a run must not start with this source; faults of the whole source cannot be set aside as rows can."""
-        if self.num_faults == 0:
-            return False
-        return self.num_faulty_rows == 0 or self.num_faulty_rows > self.max_faulty_share * self.num_rows
+        """Whether a run must not start with this source: faulty rows alone can be set aside, and no more than their share."""
+        return self.num_lasting > 0 or self.num_faulty_rows > self.max_faulty_share * self.num_rows
 
     @property
     def found(self) -> str:

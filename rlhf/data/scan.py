@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from rlhf.data.content import ContentChecks
 from rlhf.data.convert import Candidate, convert_rows, detect_shape, source_fault, unknown_shape
 from rlhf.data.fault import Fault, make_fault
-from rlhf.data.place import Located, Place, Row
+from rlhf.data.place import Count, Located, Place, Row
 from rlhf.data.plain import is_plain
 from rlhf.data.rules import faults_of
 from rlhf.data.source import find_format, read_rows, source_name
@@ -36,6 +36,13 @@ class Checked(NamedTuple):
     is_plain: bool = False
     """Whether it is a valid record that was not built, since nobody asked for it."""
 
+    @property
+    def place(self) -> Place:
+        """Where the row lies, or the fault of reading."""
+        if self.row is not None:
+            return self.row.place
+        return Place(self.faults[0].path, self.faults[0].line, self.faults[0].row)
+
 
 def scan(
     source: DataSource, kind: RecordKind, *, chat: bool = False, checks: ChecksSection | None = None
@@ -55,10 +62,20 @@ def scan(
 
 
 def scan_rows(
-    source: DataSource, kind: RecordKind, *, chat: bool = False, checks: ChecksSection | None = None
+    source: DataSource,
+    kind: RecordKind,
+    *,
+    chat: bool = False,
+    checks: ChecksSection | None = None,
+    count: Count | None = None,
 ) -> Iterator[Checked]:
-    """As `scan`, with the rows themselves, for those who write them elsewhere."""
-    rows = read_rows(source)
+    """As `scan`, with the rows themselves, for those who write them elsewhere.
+
+    Args:
+        source, kind, chat, checks: see `scan`.
+        count: told the rows that were read; rows that make one record together come here as one.
+    """
+    rows = read_rows(source) if count is None else count_rows(read_rows(source), count)
     checker, rows = open_checker(source, kind, rows, chat=chat, checks=checks)
     if isinstance(checker, Fault):
         yield Checked(None, None, [checker])
@@ -71,9 +88,20 @@ def scan_rows(
         yield Checked(None, None, [empty(source)])
 
 
-def empty(source: DataSource) -> Fault:
-    """A source without rows."""
-    return make_fault("empty", Place(source_name(source)), "has no rows")
+def count_rows(rows: Iterable[Row | Fault], count: Count) -> Iterator[Row | Fault]:
+    """The same, counted as they pass; a fault beside a row is of that row."""
+    last = None
+    for item in rows:
+        path, row = (item.place.path, item.place.row) if isinstance(item, Row) else (item.path, item.row)
+        count.rows += row is not None and (path, row) != last
+        last = (path, row)
+        yield item
+
+
+def empty(source: DataSource, num_rows: int = 0) -> Fault:
+    """A source without rows, or without any that makes a record."""
+    message = "has no row that makes a record" if num_rows else "has no rows"
+    return make_fault("empty", Place(source_name(source)), message)
 
 
 def open_checker(

@@ -54,7 +54,7 @@ def quarantined(checked: Checked, faults: list[Fault]) -> dict[str, Any]:
     Returns:
         `path`, `line` and `row` of its place, `faults`, and `values`: the row as it was read, null where it could not be.
     """
-    place: Any = checked.row.place if checked.row is not None else faults[0]
+    place = checked.place
     return {
         "path": place.path,
         "line": place.line,

@@ -6,6 +6,7 @@ Memory: a block a process, and for the checks across rows 24 bytes a record (nea
 
 import gc
 import os
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -19,14 +20,15 @@ from rlhf.data.across import Across, Finding, Tally
 from rlhf.data.blocks import Block, BlockReader, list_blocks, move
 from rlhf.data.convert import is_grouped
 from rlhf.data.fault import Fault, make_fault
-from rlhf.data.place import Place, Row
+from rlhf.data.place import Count, Place, Row
 from rlhf.data.places import Places
 from rlhf.data.report import Offender
-from rlhf.data.scan import Checked, RowChecker, empty, grade, open_checker
+from rlhf.data.scan import Checked, RowChecker, count_rows, empty, grade, open_checker
 from rlhf.data.source import digest_source, read_rows, source_name
 from rlhf.data.tally import MAX_FAULTS, FaultTally, Worst
 from rlhf.data.texts import texts_of
 from rlhf.errors import DataError
+from rlhf.recipe.check_codes import BEYOND_ROWS
 from rlhf.recipe.checks import ChecksSection
 from rlhf.recipe.data import DataSource, RecordKind, Shape
 
@@ -68,6 +70,8 @@ class Survey:
     num_lines: int = 0
     num_records: int = 0
     num_faulty_rows: int = 0
+    num_lasting: int = 0
+    """Errors that leaving rows out does not mend."""
     found: FaultTally = field(default_factory=FaultTally)
     worst: Worst = field(default_factory=Worst)
     lengths: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
@@ -80,6 +84,10 @@ class Survey:
     """Of the whole source."""
     refused: dict[int, list[Fault]] = field(default_factory=dict[int, list[Fault]])
     """Record -> its errors that only show beside other rows."""
+    refused_rows: set[Place] = field(default_factory=set[Place])
+    """The rows of these."""
+    last_faulty: Place | None = None
+    """A row that makes several faulty records is one faulty row."""
     sha256: str | None = None
     """Digest of the source; None where it cannot be read."""
 
@@ -87,7 +95,11 @@ class Survey:
         """Take in one row's outcome."""
         for fault in checked.faults:
             self.found.add(fault)
-        self.num_faulty_rows += checked.refused
+        if checked.refused and checked.place != self.last_faulty:
+            self.num_faulty_rows += 1
+            self.last_faulty = checked.place
+        if checked.row is None:
+            self.num_lasting += sum(one.row is None and one.severity == "error" for one in checked.faults)
         if len(checked.faults) > 1:
             place = checked.faults[0]
             codes = [fault.code for fault in checked.faults]
@@ -103,8 +115,9 @@ class Survey:
             self._measure(checked)
 
     def note(self, fault: Fault) -> None:
-        """Take in a finding that was made elsewhere, at its final place and severity."""
+        """Take in a finding that was made elsewhere, at its final place and severity; no row is set aside for it."""
         self.found.add(fault)
+        self.num_lasting += fault.severity == "error"
         self.num_faulty_rows += fault.severity == "error" and fault.row is not None
 
     def _measure(self, checked: Checked) -> None:
@@ -121,15 +134,10 @@ class Survey:
         self.num_rows += block.num_rows
         self.num_records += block.num_records
         self.num_faulty_rows += block.num_faulty_rows
+        self.num_lasting += block.num_lasting
         self.found.extend(block.found, [move(fault, lines, rows) for fault in block.found.kept])
         for one in block.worst.offenders:
-            self.worst.add(
-                replace(
-                    one,
-                    line=None if one.line is None else one.line + lines,
-                    row=None if one.row is None else one.row + rows,
-                )
-            )
+            self.worst.add(move(one, lines, rows))
         for name, counts in block.lengths.items():
             sums = self.lengths.setdefault(name, [0] * len(counts))
             self.lengths[name] = [one + other for one, other in zip(sums, counts, strict=True)]
@@ -150,7 +158,7 @@ def survey(job: Job, progress: Progress | None = None) -> Survey:
         job.source, job.kind, read_rows(job.source), chat=job.chat, checks=job.checks
     )
     if isinstance(checker, Fault):
-        whole.found.add(checker)
+        whole.note(checker)
         return whole
     job = replace(job, shape=checker.shape)
     whole.job = job
@@ -163,28 +171,19 @@ def survey(job: Job, progress: Progress | None = None) -> Survey:
         whole.extend(_survey_rows(job, checker, rows), 0, 0)
         # a hub data set that did not load would be asked for a second time, with all its retries
         whole.sha256 = None if "hub_unavailable" in whole.found.counts else digest_source(job.source)
-    if whole.num_rows == 0 and not whole.found.kept:
-        whole.found.add(empty(job.source))
+    if whole.num_records == 0 and whole.found.num_errors == 0:
+        whole.note(empty(job.source, whole.num_rows))
     _look_across(whole)
     return whole
 
 
 def _survey_rows(job: Job, checker: RowChecker, rows: Iterator[Row | Fault]) -> Survey:
     """A source that is read in one go; its rows are counted on the way."""
-    part = _start(job)
-    part_rows = _count(rows, part)
-    for checked in checker.check(part_rows):
+    part, count = _start(job), Count()
+    for checked in checker.check(count_rows(rows, count)):
         part.add(checked)
+    part.num_rows = count.rows
     return part
-
-
-def _count(rows: Iterator[Row | Fault], part: Survey) -> Iterator[Row | Fault]:
-    last = None
-    for item in rows:
-        path, row = (item.place.path, item.place.row) if isinstance(item, Row) else (item.path, item.row)
-        part.num_rows += row is not None and (path, row) != last  # a row can have a fault beside it
-        last = (path, row)
-        yield item
 
 
 def _start(job: Job) -> Survey:
@@ -240,8 +239,9 @@ def _pool(num_blocks: int, num_bytes: int) -> Generator[ProcessPoolExecutor | No
     if num_processes == 1 or num_bytes < PARALLEL_BYTES:
         yield None
         return
-    # Forking a process with threads can lock the child up; without threads it is the quicker start by far.
-    method = "fork" if threading.active_count() == 1 and os.name == "posix" else "spawn"
+    # Forking a process with threads (torch has some) can lock the child up; else it is the quicker start by far.
+    has_threads = threading.active_count() > 1 or "torch" in sys.modules
+    method = "fork" if os.name == "posix" and not has_threads else "spawn"
     try:
         with ProcessPoolExecutor(num_processes, get_context(method)) as pool:
             yield pool
@@ -279,8 +279,13 @@ def add_finding(held: Survey, finding: Finding, *, beside: Survey) -> None:
     if fault is None:
         return
     held.found.add(fault)
-    if ordinal is not None and fault.severity == "error":
-        held.num_faulty_rows += ordinal not in held.refused
+    if fault.severity != "error":
+        return
+    if ordinal is None or finding.code in BEYOND_ROWS:
+        held.num_lasting += 1
+    else:
+        held.num_faulty_rows += place not in held.refused_rows
+        held.refused_rows.add(place)
         held.refused.setdefault(ordinal, []).append(fault)
 
 

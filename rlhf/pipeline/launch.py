@@ -2,23 +2,29 @@
 
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
 from rlhf.errors import StageError
+from rlhf.pipeline.cause import cause_of_death
 from rlhf.pipeline.stopped import Stopped
 from rlhf.recipe import Recipe, Stage
-from rlhf.stages.inputs import LOG_FILE, STOPPED_FILE
+from rlhf.stages.inputs import AGAIN_FILE, ERRORS_FOLDER, LOG_FILE, STOP_FILE, STOPPED_FILE
 
 POLL_SECONDS = 0.2
-LOG_LINES_SHOWN = 25
+SAVE_SECONDS = 3600
+"""How long torchrun lets its processes go on after a SIGTERM of its own, instead of 30 s: the scheduler sets the limit."""
+SAME_REQUEST_SECONDS = 1.0
+"""Schedulers send SIGTERM to a process and to its group: within this time a second one is the same request."""
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1
 # Loaded here: between fork and exec it could wait for a lock that another thread held.
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -52,7 +58,7 @@ def launch_command(recipe: Recipe, run_folder: Path, stage: Stage) -> list[str]:
 def run_stage(
     recipe: Recipe, run_folder: Path, stage: Stage, *, on_poll: Callable[[], None], resume_with: str
 ) -> None:
-    """Run a stage to its end.
+    """Run a stage to its end, again from its last checkpoint where it asks for that.
 
     Args:
         on_poll: called a few times a second while it runs, to show progress.
@@ -64,28 +70,61 @@ def run_stage(
     """
     folder = run_folder / stage
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / STOPPED_FILE).unlink(missing_ok=True)
-    command = launch_command(recipe, run_folder, stage)
-    with (folder / LOG_FILE).open("a", encoding="utf-8") as log:
-        log.write(f"\n$ {' '.join(command)}\n")
-        log.flush()
-        start_of_log = log.tell()
-        code, signum = _wait(command, log, _environment(recipe), on_poll)
+    while True:
+        start_of_log, code, signum = _run_once(recipe, run_folder, stage, on_poll)
+        if signum or not (folder / AGAIN_FILE).is_file():
+            break
     if (folder / STOPPED_FILE).is_file():
         raise Stopped(signum or signal.SIGTERM, f"in the {stage} stage; everything is saved", resume_with)
+    if signum and (folder / AGAIN_FILE).is_file():
+        raise Stopped(signum, f"in the {stage} stage, which goes back to its last checkpoint", resume_with)
     if signum and code == 0:
         raise Stopped(signum, f"after the {stage} stage, which had its artefact published", resume_with)
     if signum and code in (-signal.SIGTERM, -signal.SIGKILL):
         raise Stopped(signum, f"in the {stage} stage at once; its checkpoints are kept", resume_with)
     if code != 0:
-        raise _stage_error(stage, folder, code, start_of_log, resume_with)
+        raise StageError(
+            f"the {stage} stage {cause_of_death(folder, code, start_of_log)}\n  whole log: {folder / LOG_FILE}",
+            f"What is saved is kept. Go on with: {resume_with}",
+        )
+
+
+def _run_once(
+    recipe: Recipe, run_folder: Path, stage: Stage, on_poll: Callable[[], None]
+) -> tuple[int, int, int]:
+    """Where its part of the log begins, its exit code, and the signal that was passed on to it (0: none)."""
+    folder = run_folder / stage
+    for name in (STOPPED_FILE, STOP_FILE, AGAIN_FILE):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / ERRORS_FOLDER, ignore_errors=True)
+    command = launch_command(recipe, run_folder, stage)
+    stop_file = folder / STOP_FILE if _has_launcher(recipe) else None
+    with (folder / LOG_FILE).open("a", encoding="utf-8") as log:
+        log.write(f"\n$ {' '.join(command)}\n")
+        log.flush()
+        start_of_log = log.tell()
+        return start_of_log, *_wait(command, log, _environment(recipe), on_poll, stop_file)
+
+
+def _has_launcher(recipe: Recipe) -> bool:
+    return recipe.launch.num_processes > 1 or recipe.launch.accelerate_config is not None
 
 
 def _wait(
-    command: list[str], log: TextIO, environment: dict[str, str], on_poll: Callable[[], None]
+    command: list[str],
+    log: TextIO,
+    environment: dict[str, str],
+    on_poll: Callable[[], None],
+    stop_file: Path | None,
 ) -> tuple[int, int]:
-    """Exit code of the stage, and the signal that was passed on to it (0: none)."""
+    """Exit code of the stage, and the signal that was passed on to it (0: none).
+
+    Args:
+        stop_file: what asks the stage's processes to save and stop, where a launcher stands before them: torchrun ends
+            on a third signal whatever they do, and Accelerate's starter of one process on the first.
+    """
     passed_on: list[int] = []
+    asked_at = 0.0
     with ExitStack() as stack:
         process = subprocess.Popen(
             command,
@@ -94,16 +133,25 @@ def _wait(
             stdin=subprocess.DEVNULL,
             start_new_session=True,
             env=environment,
-            preexec_fn=_die_with(os.getpid()),
+            preexec_fn=_before_exec(os.getpid(), ignore=() if stop_file is None else _SIGNALS),
         )
         stack.callback(_kill_group, process)
 
         def pass_on(signum: int, frame: FrameType | None) -> None:
             # The first signal asks the stage to save and stop; a second one means now.
-            os.killpg(process.pid, signal.SIGKILL if passed_on else signal.SIGTERM)
+            nonlocal asked_at
+            if passed_on:
+                if signum != signal.SIGTERM or time.monotonic() - asked_at > SAME_REQUEST_SECONDS:
+                    os.killpg(process.pid, signal.SIGKILL)
+                return
+            asked_at = time.monotonic()
             passed_on.append(signum)
+            if stop_file is None:
+                os.killpg(process.pid, signal.SIGTERM)
+            else:
+                stop_file.touch()
 
-        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for signum in _SIGNALS:
             stack.callback(signal.signal, signum, signal.signal(signum, pass_on))
         while process.poll() is None:
             on_poll()
@@ -121,16 +169,21 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _die_with(parent: int) -> Callable[[], None] | None:
-    """What the child does before it becomes the launcher: the kernel kills it when this process dies, SIGKILLed or not."""
+def _before_exec(parent: int, *, ignore: Sequence[signal.Signals]) -> Callable[[], None]:
+    """What the child does before it becomes the launcher: the kernel kills it when this process dies, SIGKILLed or not.
+
+    A launcher ignores signals that a scheduler sends to every process, unless it has handlers of its own; so do the
+    processes that it starts, until they listen.
+    """
     libc = _LIBC
-    if libc is None:
-        return None
 
     def prepare() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os.kill(os.getpid(), signal.SIGKILL)
+        for signum in ignore:
+            signal.signal(signum, signal.SIG_IGN)
+        if libc is not None:
+            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:
+                os.kill(os.getpid(), signal.SIGKILL)
 
     return prepare
 
@@ -138,23 +191,14 @@ def _die_with(parent: int) -> Callable[[], None] | None:
 def _environment(recipe: Recipe) -> dict[str, str]:
     environment = dict(os.environ)
     environment.setdefault("PYTHONUNBUFFERED", "1")
-    if recipe.launch.num_processes > 1:
+    environment.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SAVE_SECONDS))
+    if recipe.launch.num_processes == 1:
+        # To Trainer, one process that sees several GPUs means nn.DataParallel, which TRL refuses: it sees the first.
+        visible = environment.get("CUDA_VISIBLE_DEVICES", "0")
+        environment["CUDA_VISIBLE_DEVICES"] = visible.partition(",")[0]
+    else:
         # torchrun would set it to 1: share the cores instead.
         environment.setdefault(
             "OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // recipe.launch.num_processes))
         )
     return environment
-
-
-def _stage_error(stage: Stage, folder: Path, code: int, start_of_log: int, resume_with: str) -> StageError:
-    with (folder / LOG_FILE).open("rb") as log:
-        log.seek(start_of_log)
-        lines = log.read().decode("utf-8", errors="replace").rstrip().split("\n")
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
-    told = next((number for number, line in enumerate(lines) if line.startswith("error: ")), None)
-    shown = lines[told:] if told is not None else lines[-LOG_LINES_SHOWN:]
-    text = "\n".join(f"  {line}" for line in shown[: 2 * LOG_LINES_SHOWN])
-    return StageError(
-        f"the {stage} stage {how}:\n{text}\n  whole log: {folder / LOG_FILE}",
-        f"What is saved is kept. Go on with: {resume_with}",
-    )

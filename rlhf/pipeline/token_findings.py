@@ -1,10 +1,17 @@
 """What only the recipe's tokenizer shows of the data, added to what is found without one."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rlhf.data import report_of
+from rlhf.data.prepare import PreparedSplit
 from rlhf.data.survey import Survey
 from rlhf.recipe import Recipe, Stage
+from rlhf.recipe.preparation import Preparation
+from rlhf.recipe.recipe import ReadSplit
+
+if TYPE_CHECKING:
+    from rlhf.stages.tokens.checks import LengthSection
 
 
 def add_token_findings(recipe: Recipe, stages: Sequence[Stage], surveys: Mapping[str, Survey]) -> str:
@@ -13,12 +20,16 @@ def add_token_findings(recipe: Recipe, stages: Sequence[Stage], surveys: Mapping
     Args:
         recipe: whose model has the tokenizer.
         stages: whose splits are looked at.
-        surveys: split -> what is found so far; one with rows that stop a run is left as it is.
+        surveys: split -> what is found so far, see `check_splits`; one with rows that stop a run is left as it is.
 
     Returns:
         Why nothing was looked at, in plain words; empty where it was.
+
+    Raises:
+        DataError: a split that cannot be prepared as the recipe says, found with or without a tokenizer.
     """
     if recipe.model.path is None:
+        _prove_preparation(recipe, stages, surveys)
         return "the SFT stage trains the tokenizer"
     # imported here: transformers takes seconds to load
     from rlhf.stages.tokens.checks import check_tokens, section_of
@@ -26,14 +37,40 @@ def add_token_findings(recipe: Recipe, stages: Sequence[Stage], surveys: Mapping
 
     tokenizer, missing = load_recipe_tokenizer(recipe)
     if tokenizer is None:
+        _prove_preparation(recipe, stages, surveys)
         return missing
+    done: list[tuple[ReadSplit, LengthSection]] = []
     for stage in stages:
         for read in recipe.reads(stage):
-            key = read.key if read.part != "held_out" else read.key.replace(".eval", ".train")
-            if report_of(surveys[key]).refuses:
-                continue
             section = section_of(recipe, stage, read)
+            if _stops(read, surveys) or (read, section) in done:
+                continue
+            done.append((read, section))
             found = check_tokens(tokenizer, read, section, chat=recipe.data.chat, checks=recipe.data.checks)
             for fault in found:
-                surveys[key].note(fault)
+                surveys[_key(read)].note(fault)
     return ""
+
+
+def _prove_preparation(recipe: Recipe, stages: Sequence[Stage], surveys: Mapping[str, Survey]) -> None:
+    """Go through the splits that have steps: what these lack would stop a later stage, hours on."""
+    for read in recipe.all_reads(stages):
+        has_steps = read.source.prepare != Preparation() or read.source.mix_in or read.holdout is not None
+        if has_steps and not _stops(read, surveys):
+            for _ in PreparedSplit(read, chat=recipe.data.chat, checks=recipe.data.checks):
+                pass
+
+
+def _key(read: ReadSplit) -> str:
+    """The survey in which the split's rows lie."""
+    return read.key if read.part != "held_out" else read.key.replace(".eval", ".train")
+
+
+def _stops(read: ReadSplit, surveys: Mapping[str, Survey]) -> bool:
+    """Whether the split, or what is mixed into it, has rows that stop a run."""
+    key = _key(read)
+    return any(
+        report_of(found).refuses
+        for name, found in surveys.items()
+        if name == key or name.startswith(f"{key}.mix_in.")
+    )

@@ -4,6 +4,7 @@ A row is a left-padded prompt followed by a right-padded response: `[B, P + T]`.
 (its log-probability, the value before it) comes from the hidden state at column P + t - 1.
 """
 
+from collections.abc import Iterator
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -14,13 +15,20 @@ from rlhf.ppo.losses import token_logprobs
 
 
 class ActorCritic(nn.Module):
-    """The policy (a causal LM) and the critic (a reward model whose head is read at every token)."""
+    """The policy (a causal LM) and the critic (a reward model whose head is read at every token).
+
+    Its state is what trains. Frozen weights under an adapter are those of the base, which is proved at every start:
+    a checkpoint does not repeat them, so it is small, and fits models that share the base's weights and models that
+    do not. One that has them loads too.
+    """
 
     def __init__(self, policy: nn.Module, critic: nn.Module, *, temperature: float) -> None:
         super().__init__()
         self.policy = policy
         self.critic = critic
         self.temperature = temperature
+        self.register_state_dict_post_hook(_drop_frozen)
+        self.register_load_state_dict_pre_hook(_fill_in_frozen)
 
     def forward(
         self,
@@ -85,3 +93,18 @@ def response_values(
     num_response = response_mask.shape[1]
     hidden = hidden_states(critic, input_ids, attention_mask)[:, -num_response - 1 : -1]
     return apply_score_head(critic, hidden).masked_fill(~response_mask, 0.0)
+
+
+def _drop_frozen(module: nn.Module, state_dict: dict[str, Any], prefix: str, _: Any) -> None:
+    for name, _parameter in _frozen(module):
+        state_dict.pop(prefix + name, None)
+
+
+def _fill_in_frozen(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    for name, parameter in _frozen(module):
+        state_dict.setdefault(prefix + name, parameter.detach())
+
+
+def _frozen(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    named = module.named_parameters(remove_duplicate=False)
+    return ((name, parameter) for name, parameter in named if not parameter.requires_grad)

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from rlhf.models.forward import pad_left, sequence_scores
+from rlhf.models.offload import on_device
 from rlhf.ppo.actor_critic import ActorCritic, response_logprobs
 from rlhf.ppo.engines.base import Generation, GenerationEngine
 from rlhf.ppo.episodes import Episode, Rollout, collate, gather_episodes, pad_supports
@@ -29,7 +30,8 @@ class Collector:
         section: the recipe's `ppo`.
         accelerator: Accelerate's handle on the processes.
         engine: samples.
-        reference: the causal LM that the KL penalty is measured from.
+        reference: the causal LM that the KL penalty is measured from; it is on the accelerator while sampling only,
+            where it lies in the CPU's memory.
         scorer: scores this rank's responses, all in one call.
         stop_ids: tokens that end a response.
         seed: of the sampling noise.
@@ -79,11 +81,12 @@ class Collector:
         jobs = [(place, prompt, sample) for place, (prompt, sample) in enumerate(batch)]
         mine = self._share(jobs)
         with torch.no_grad():
-            sampled = [
-                episode
-                for chunk in _chunks(mine, self.batch_size)
-                for episode in self._episodes(model, chunk, step, stream, temperature)
-            ]
+            with on_device(self.reference, self._device):
+                sampled = [
+                    episode
+                    for chunk in _chunks(mine, self.batch_size)
+                    for episode in self._episodes(model, chunk, step, stream, temperature)
+                ]
             scored = self._scored(mine, sampled)
         return collate(gather_episodes(scored))
 

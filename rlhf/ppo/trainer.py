@@ -17,12 +17,13 @@ from rlhf.ppo.evaluation import Evaluator
 from rlhf.ppo.kl import AdaptiveKLController, FixedKLController, KLController
 from rlhf.ppo.measures import explained_variance, kl_per_response, rollout_metrics
 from rlhf.ppo.noise import ROLLOUT_STREAM
-from rlhf.ppo.nonfinite import NonFiniteError
+from rlhf.ppo.nonfinite import UpdateError
 from rlhf.ppo.prompts import PromptStream
 from rlhf.ppo.replay import ReplayCollector
 from rlhf.ppo.rewards import ScoreShaping
 from rlhf.ppo.rollout import Collector
 from rlhf.ppo.selection import Selection
+from rlhf.ppo.sharding import whole_weights
 from rlhf.ppo.sink import StepSink
 from rlhf.ppo.sources.measures import source_metrics
 from rlhf.ppo.update import Updater
@@ -47,6 +48,9 @@ class PPOTrainer:
         watch: watchdogs; None: none.
         evaluator: evaluates on held-out prompts; None: no evaluation.
         ema: the policy's moving average, which is then what is evaluated and published.
+
+    Attributes:
+        passed_over: steps, counted from 1, that a rollback took out.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class PPOTrainer:
         self.evaluator = evaluator
         self.ema = ema
         self.step = 0
+        self.passed_over: frozenset[int] = frozenset()
         self.kl = _kl_controller(section)
         self.selection = Selection(section.evaluation)
 
@@ -89,6 +94,8 @@ class PPOTrainer:
         if self.step == 0 and self.evaluate() and self._save(is_best=True):
             return False
         while not self.is_done:
+            if self._passes_over():
+                continue
             started = time.perf_counter()
             rollout = self._collect()
             sampled = time.perf_counter()
@@ -129,7 +136,7 @@ class PPOTrainer:
         """Evaluate what would be published now; whether it is the best so far."""
         if self.evaluator is None:
             return False
-        with self.published_weights():
+        with self.published_weights(), whole_weights(self.accelerator, self.model):
             evaluation = self.evaluator.evaluate(self._actor_critic())
         self.sink.log(self.step, evaluation.metrics)
         self.sink.table(self.step, evaluation)
@@ -156,6 +163,7 @@ class PPOTrainer:
             "selection": self.selection.state_dict(),
             "evaluator": None if self.evaluator is None else self.evaluator.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
+            "gradient_norms": self.updater.gradient_norms.state_dict(),
             "num_processes": self.accelerator.num_processes,
         }
 
@@ -180,18 +188,29 @@ class PPOTrainer:
         self.kl.load_state_dict(state["kl"])
         self.shaping.load_state_dict(state["shaping"])
         self.selection.load_state_dict(state["selection"])
+        self.updater.gradient_norms.load_state_dict(state.get("gradient_norms", {}))
         for name, part in parts.items():
             if part is not None:
                 part.load_state_dict(state[name])
+
+    def _passes_over(self) -> bool:
+        """Whether the next step is one that a rollback took out: it counts as done, and changes nothing."""
+        if self.step + 1 not in self.passed_over:
+            return False
+        self.step += 1
+        if self.step == self.section.num_steps:
+            self._save(is_best=self.evaluate())
+        return True
 
     @property
     def _evaluation_is_due(self) -> bool:
         return self.step % self.section.eval_every_steps == 0 or self.step == self.section.num_steps
 
     def _collect(self) -> Rollout:
-        return self.collector.collect(
-            self._actor_critic(), self.prompts.step(self.step), self.step, stream=ROLLOUT_STREAM
-        )
+        with whole_weights(self.accelerator, self.model):
+            return self.collector.collect(
+                self._actor_critic(), self.prompts.step(self.step), self.step, stream=ROLLOUT_STREAM
+            )
 
     def _actor_critic(self) -> ActorCritic:
         return cast(ActorCritic, self.accelerator.unwrap_model(self.model))
@@ -221,7 +240,7 @@ class PPOTrainer:
     ) -> dict[str, float]:
         try:
             stats = self.updater.update(rollout, advantages, returns, self.step, kl_coef=kl_coef)
-        except NonFiniteError as error:
+        except UpdateError as error:
             self.sink.record_offending(self.step + 1, rollout, error.rows)
             raise
         if self.ema is not None:

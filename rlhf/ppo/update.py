@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from statistics import fmean, pvariance
 from typing import cast
@@ -14,11 +13,13 @@ from torch import Tensor, nn
 
 from rlhf.errors import TrainingError
 from rlhf.ppo.episodes import Rollout
-from rlhf.ppo.nonfinite import NonFiniteError
+from rlhf.ppo.nonfinite import NonFiniteError, UpdateError
 from rlhf.ppo.objective import objective
 from rlhf.ppo.prompts import permutation
 from rlhf.ppo.ptx import PTX
 from rlhf.ppo.schedule import set_learning_rates
+from rlhf.ppo.sharding import exchanging
+from rlhf.ppo.spikes import GradientNorms
 from rlhf.recipe.ppo import PPOSection
 
 MAX_RATIO_DEVIATION = {"no": 1e-5, "bf16": 0.02}
@@ -72,6 +73,7 @@ class Updater:
         self.optimizer = optimizer
         self.seed = seed
         self.ptx = ptx if section.ptx_coef else None
+        self.gradient_norms = GradientNorms(section.spike_factor)
         self.trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def update(
@@ -97,7 +99,7 @@ class Updater:
             for gradient norms, which are those of the updates made.
 
         Raises:
-            NonFiniteError: a loss or gradient that is not finite, before it reaches the weights.
+            UpdateError: a loss or gradient that is not finite, or a spike, before it reaches the weights.
             TrainingError: a ratio that is not 1 on the first minibatch, before any update.
             ValueError: no kl_coef for `kl.place: loss`.
         """
@@ -143,7 +145,7 @@ class Updater:
         parts: list[dict[str, Tensor]] = []
         for place, micro in enumerate(micro_batches):
             last = place == len(micro_batches) - 1
-            with nullcontext() if last else accelerator.no_sync(self.model):
+            with exchanging(accelerator, self.model, last=last):
                 loss, stats = self._loss(shared, micro, num_tokens)
                 accelerator.backward(loss * accelerator.num_processes)
             parts.append(stats)
@@ -178,9 +180,10 @@ class Updater:
 
     def _optimizer_step(self, shared: _Step, rows: list[int], number: int) -> dict[str, float]:
         norms = self._clip()
-        if not all(map(math.isfinite, norms.values())):
-            raise NonFiniteError(
-                ", ".join(f"gradient norm ({name}) {norm}" for name, norm in norms.items()),
+        spike = self.gradient_norms.spike(norms)
+        if spike is not None:
+            raise UpdateError(
+                spike,
                 step=shared.number,
                 rows=sorted(rows),
                 sft_rows=self._sft_rows(shared, number),

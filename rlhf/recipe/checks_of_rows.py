@@ -33,7 +33,7 @@ CHECKS_OF_ROWS: dict[str, Check] = {
         "the hub data set does not load",
         "Check name, split, config and revision, the network and, for private data, `hf auth login`.",
     ),
-    "empty": error("source", "no rows", "Give at least one row."),
+    "empty": error("source", "no rows, or none that makes a record", "Give at least one row."),
     # bytes and syntax
     "bom": error(
         "syntax", "a byte order mark at the start", "Save the file as UTF-8 without a byte order mark."

@@ -6,6 +6,7 @@ Works on the recipe as plain nested dicts, so that one broken value does not hid
 from collections.abc import Iterator, Mapping
 
 from rlhf.recipe.data_combinations import find_data, has_eval
+from rlhf.recipe.launch_combinations import find_launch, world_size
 from rlhf.recipe.ppo_combinations import find_ppo
 from rlhf.recipe.stages import SPLITS_OF, STAGES
 from rlhf.recipe.tree import Fault, Tree, at, whole
@@ -21,6 +22,7 @@ def find_combinations(tree: Tree) -> Iterator[Fault]:
     yield from _data(tree, stages)
     yield from find_data(tree)
     yield from _origin(tree)
+    yield from find_launch(tree)
     if at(tree, "model", "scratch") is not None:
         yield from _scratch(tree)
     for stage in stages:
@@ -90,7 +92,7 @@ def _scratch(tree: Tree) -> Iterator[Fault]:
 
 def _training(tree: Tree, stage: str) -> Iterator[Fault]:
     size, each = whole(tree, stage, "global_batch_size"), whole(tree, stage, "per_device_batch_size")
-    processes = whole(tree, "launch", "num_processes")
+    processes = world_size(tree)
     if size and each and size % each:
         yield (
             (stage, "global_batch_size"),
@@ -99,7 +101,7 @@ def _training(tree: Tree, stage: str) -> Iterator[Fault]:
     elif size and each and processes and size % (each * processes):
         yield (
             (stage, "global_batch_size"),
-            f"{size} is not a multiple of per_device_batch_size x launch.num_processes = {each * processes}",
+            f"{size} is not a multiple of per_device_batch_size x {processes} processes = {each * processes}",
         )
 
 

@@ -88,6 +88,12 @@ class PPOSection(Section):
     """Gradients are clipped to this global norm."""
     clip_gradients: Literal["joint", "per_role"] = "joint"
     """Norm over policy and critic together, or each by its own, so that a critic with large gradients does not slow the policy."""
+    on_spike: Literal["stop", "rollback"] = "stop"
+    """What a spike does: stop, or go back to the last checkpoint, pass over the steps since then with their rows (`skipped.jsonl` lists them), and go on."""
+    spike_factor: float | None = Field(None, gt=1)
+    """A spike is a gradient norm above this many times the median of the 64 updates before it; where left out, only one that is not finite."""
+    max_rollbacks: int = Field(2, ge=0)
+    """Stop at the next spike after so many rollbacks."""
     gamma: float = Field(1.0, gt=0, le=1)
     """Discount."""
     lam: float = Field(0.95, ge=0, le=1)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from rlhf.recipe.evaluation_combinations import find_evaluation
+from rlhf.recipe.launch_combinations import world_size
 from rlhf.recipe.ppo import KLSection, PPOSection
 from rlhf.recipe.reward_combinations import find_rewards
 from rlhf.recipe.tree import Fault, Tree, at, whole
@@ -17,11 +18,12 @@ def find_ppo(tree: Tree) -> Iterator[Fault]:
     yield from _kl(tree)
     yield from _losses(tree)
     yield from _replay(tree)
+    yield from _backbone(tree)
 
 
 def _sizes(tree: Tree) -> Iterator[Fault]:
     size, minibatches = whole(tree, "ppo", "global_batch_size"), whole(tree, "ppo", "num_minibatches")
-    processes = whole(tree, "launch", "num_processes")
+    processes = world_size(tree)
     if size and minibatches and size % minibatches:
         yield (
             ("ppo", "global_batch_size"),
@@ -30,7 +32,7 @@ def _sizes(tree: Tree) -> Iterator[Fault]:
     elif size and minibatches and processes and (size // minibatches) % processes:
         yield (
             ("ppo", "global_batch_size"),
-            f"a minibatch of {size // minibatches} responses does not divide over launch.num_processes={processes}",
+            f"a minibatch of {size // minibatches} responses does not divide over {processes} processes",
         )
     each = whole(tree, "ppo", "sampling", "samples_per_prompt")
     if size and each and size % each:
@@ -78,6 +80,20 @@ def _replay(tree: Tree) -> Iterator[Fault]:
         yield (*where, "replay"), message
 
 
+def _backbone(tree: Tree) -> Iterator[Fault]:
+    where = ("ppo", "backbone")
+    if at(tree, *where) != "shared":
+        return
+    has_lora, trains_sft = at(tree, "model", "lora") is not None, at(tree, "sft") is not None
+    if trains_sft and not has_lora:
+        yield where, "models share a backbone as adapters on it: set model.lora, or backbone: separate"
+    if at(tree, "ppo", "offload_frozen"):
+        message = (
+            "the frozen models' weights are the policy's with backbone: shared: leave offload_frozen out"
+        )
+        yield ("ppo", "offload_frozen"), message
+
+
 def _losses(tree: Tree) -> Iterator[Fault]:
     estimator, place = at(tree, "ppo", "kl", "estimator"), at(tree, "ppo", "kl", "place")
     if (estimator, place) == ("k1", "loss"):
@@ -85,12 +101,12 @@ def _losses(tree: Tree) -> Iterator[Fault]:
         yield ("ppo", "kl", "estimator"), message
     if (estimator, place) == ("k2", "reward"):
         yield ("ppo", "kl", "estimator"), "k2 is a biased estimate of the KL: take k1 or k3 in the reward"
-    processes, rows = whole(tree, "launch", "num_processes"), whole(tree, "ppo", "ptx_batch_size")
+    processes, rows = world_size(tree), whole(tree, "ppo", "ptx_batch_size")
     if at(tree, "ppo", "ptx_coef"):
         if at(tree, "data", "sft") is None:
             yield ("ppo", "ptx_coef"), "PPO-ptx trains on data.sft.train too: add it, or set ptx_coef: 0"
         if rows and processes and rows % processes:
-            message = f"ptx_batch_size={rows} does not divide over launch.num_processes={processes}"
+            message = f"ptx_batch_size={rows} does not divide over {processes} processes"
             yield ("ppo", "ptx_batch_size"), message
     elif rows and rows != PPOSection.model_fields["ptx_batch_size"].default:
         yield ("ppo", "ptx_batch_size"), "ptx_batch_size is set, but ptx_coef is 0: set it too"

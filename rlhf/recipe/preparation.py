@@ -49,6 +49,12 @@ class Preparation(Section):
     seed: Seed = 0
     """Of what is drawn here; the same rows give the same choice, in whatever order they come."""
 
+    @property
+    def codes(self) -> list[str]:
+        """Codes of checks whose findings the steps leave out, so that they are no findings any more."""
+        repeated = {"none": [], "exact": ["duplicate"], "near": ["duplicate", "near_duplicate"]}
+        return [*self.drop, *repeated[self.deduplicate]]
+
 
 class Holdout(Section):
     """A held-out split taken out of the training source."""

@@ -5,11 +5,12 @@ import json
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from rlhf.recipe.base import NAME_PATTERN, Section, Seed
 from rlhf.recipe.combinations import find_combinations
 from rlhf.recipe.data import DataSection, DataSource, RecordKind, Splits
+from rlhf.recipe.launch import LaunchSection
 from rlhf.recipe.model import ModelSection
 from rlhf.recipe.ppo import PPOSection
 from rlhf.recipe.preparation import Holdout
@@ -19,23 +20,6 @@ from rlhf.recipe.yamlfile import dotted
 
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 _KINDS: dict[Stage, RecordKind] = {"sft": "sft", "reward": "preference", "ppo": "prompt"}
-
-
-class LaunchSection(Section):
-    """How a stage's processes start."""
-
-    num_processes: int = Field(default=1, ge=1)
-    """Processes on this machine, one a GPU (or a share of the CPU's cores)."""
-    mixed_precision: Literal["auto", "no", "bf16"] = "auto"
-    """`auto`: bfloat16 autocast over float32 weights on a GPU that has it, float32 on a CPU."""
-    accelerate_config: str | None = None
-    """An Accelerate configuration file (see recipes/accelerate/), for DeepSpeed or FSDP."""
-
-    @field_validator("mixed_precision", mode="before")
-    @classmethod
-    def _no_is_a_word(cls, value: object) -> object:
-        """YAML 1.1 reads a bare `no` as false."""
-        return "no" if value is False else value
 
 
 class ReadSplit(NamedTuple):
@@ -76,7 +60,7 @@ class Recipe(Section):
     ppo: PPOSection | None = None
     """PPO."""
     launch: LaunchSection = LaunchSection()
-    """Processes, precision, Accelerate configuration."""
+    """Processes, machines, precision, strategy."""
     trackers: list[Tracker] = Field(default_factory=list[Tracker])
     """Experiment trackers besides `metrics.jsonl`, which is always written."""
 

@@ -32,6 +32,12 @@ class TrainingSection(Section):
     """AdamW's decoupled weight decay."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients are clipped to this global norm."""
+    on_spike: Literal["stop", "rollback"] = "stop"
+    """What a spike does: stop, or go back to the last checkpoint, pass over the steps since then with their rows (`skipped.jsonl` lists them), and go on."""
+    spike_factor: float | None = Field(None, gt=1)
+    """A spike is a gradient norm above this many times the median of the 64 steps before it; where left out, only one that is not finite."""
+    max_rollbacks: int = Field(2, ge=0)
+    """Stop at the next spike after so many rollbacks."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about 20-30% more time."""
     eval_every_steps: int = Field(100, ge=1)

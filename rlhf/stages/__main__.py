@@ -1,6 +1,6 @@
 """A stage's process: `python -m rlhf.stages RUN_FOLDER STAGE`, started by the pipeline, alone or under a launcher.
 
-Exits with 0 when the stage has published, 75 when a signal stopped it after saving, 1 on an error that a user can
+Exits with 0 when the stage has published or asks to be started again, 75 when a signal stopped it after saving, 1 on an error that a user can
 mend (one message, no traceback); anything else is a defect and shows its traceback.
 """
 
@@ -11,17 +11,22 @@ from typing import cast
 
 from rlhf.errors import RLHFError
 from rlhf.recipe import Stage
-from rlhf.stages.inputs import STOPPED_EXIT_CODE, STOPPED_FILE
+from rlhf.stages.inputs import AGAIN_FILE, ERRORS_FOLDER, STOP_FILE, STOPPED_EXIT_CODE, STOPPED_FILE
+from rlhf.stages.last_words import end_rank, keep_tracebacks, write_last_words
 from rlhf.stages.signals import die_with_parent, listen_for_stop
 
 
 def main() -> int:
     """Run one stage."""
     die_with_parent()
-    listen_for_stop()
     run_folder, stage = Path(sys.argv[1]), cast(Stage, sys.argv[2])
+    listen_for_stop(run_folder / stage / STOP_FILE)
+    errors = run_folder / stage / ERRORS_FOLDER
+    keep_tracebacks(errors)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     from transformers.utils import logging as transformers_logging
+
+    from rlhf.stages.spikes import Rollback
 
     transformers_logging.disable_progress_bar()
     try:
@@ -30,8 +35,13 @@ def main() -> int:
         # A launcher turns every exit code into 1: the file says what this one means.
         (run_folder / stage / STOPPED_FILE).touch()
         return STOPPED_EXIT_CODE
+    except Rollback:
+        (run_folder / stage / AGAIN_FILE).touch()
+        return 0
     except RLHFError as error:
+        write_last_words(errors, f"error: {error}")
         print(f"error: {error}", file=sys.stderr, flush=True)
+        end_rank(error.exit_code)
         return error.exit_code
 
 

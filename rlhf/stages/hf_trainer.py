@@ -1,8 +1,9 @@
 """What the SFT and reward runners add to TRL's trainers: atomic checkpoints, selection, metrics, a clean stop."""
 
 import shutil
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
@@ -11,10 +12,15 @@ from transformers.training_args import TrainingArguments
 
 from rlhf.checkpoint import Checkpoints
 from rlhf.metrics import MetricsLog
+from rlhf.ppo.spikes import GradientNorms
 from rlhf.recipe.training import TrainingSection
-from rlhf.stages.agreement import any_rank
+from rlhf.stages.agreement import any_rank, first_rank
 from rlhf.stages.context import StageContext
+from rlhf.stages.saving import save
+from rlhf.stages.sharded import let_cpus_shard
 from rlhf.stages.signals import stop_requested
+from rlhf.stages.spikes import SpikeError, keep_norms, passed_over, restore_norms, stop_or_roll_back
+from rlhf.stages.step_rows import can_save_before, rows_of_steps
 
 
 def training_arguments(
@@ -26,7 +32,7 @@ def training_arguments(
     greater_is_better: bool,
 ) -> dict[str, Any]:
     """Arguments that both trainers share, from the recipe."""
-    processes = context.recipe.launch.num_processes
+    processes = context.recipe.launch.world_size
     per_device = section.per_device_batch_size
     select = has_eval and (section.select_best or section.patience is not None)
     return {
@@ -74,7 +80,30 @@ class CheckpointingTrainer(Trainer):
     greater_is_better: bool
     latest_eval: dict[str, float] | None = None
     stopped = False
+    gradient_norms: GradientNorms
+    passed_over: frozenset[int]
     _writing: Path | None = None
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Trainer's, on CPUs too."""
+        let_cpus_shard()
+        super().create_accelerator_and_postprocess()
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Trainer's; nothing in a step that a rollback took out: without gradients, AdamW leaves the weights alone."""
+        if self.state.global_step + 1 in self.passed_over:
+            return torch.zeros((), device=self.args.device)
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Trainer's, which it asks before the optimizer's step: a spike ends training here, on all ranks."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        step = self.state.global_step + 1
+        if step not in self.passed_over:
+            spike = self.gradient_norms.spike({"all": float(cast(torch.Tensor, norm))})
+            if spike is not None:
+                raise SpikeError(spike, step)
+        return norm
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Train nothing where the checkpoint is the last one: Trainer looks for the end only after a further step."""
@@ -93,11 +122,22 @@ class CheckpointingTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Let Trainer write into a folder beside the checkpoints, and rename that when every rank is done."""
         step = self.state.global_step
-        writing = self.checkpoints.folder / f".writing-step-{step}"
-        if self.accelerator.is_main_process:
-            writing = self.checkpoints.begin(step)
-        self.accelerator.wait_for_everyone()
-        self._writing = writing
+
+        def write(folder: Path) -> None:
+            self._write_checkpoint(folder, model, trial)
+
+        save(
+            self.accelerator,
+            self.checkpoints,
+            step,
+            write,
+            keep_last=self.keep_checkpoints,
+            keep_steps=self._best_steps,
+            metrics=self._eval_of(step),
+        )
+
+    def _write_checkpoint(self, folder: Path, model: Any, trial: Any) -> None:
+        self._writing = folder
         # Trainer would record the best checkpoint's folder, which is renamed, and miss it when it resumes: ours finds it.
         best_step, self.state.best_global_step = self.state.best_global_step, None
         # Trainer's own, not TRL's, which would write a model card into the stage's folder first.
@@ -105,14 +145,15 @@ class CheckpointingTrainer(Trainer):
         self.state.best_global_step = best_step
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            nested = writing / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+            nested = folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             for path in nested.iterdir():
-                path.rename(writing / path.name)
+                path.rename(folder / path.name)
             nested.rmdir()
-            self.checkpoints.commit(step, metrics=self._eval_of(step))
-            best = self.checkpoints.best(self.best_metric, greater_is_better=self.greater_is_better)
-            self.checkpoints.prune(self.keep_checkpoints, keep_steps=[best.step] if best else [])
-        self.accelerator.wait_for_everyone()
+            keep_norms(folder, self.gradient_norms)
+
+    def _best_steps(self) -> list[int]:
+        best = self.checkpoints.best(self.best_metric, greater_is_better=self.greater_is_better)
+        return [best.step] if best else []
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._writing or self.checkpoints.folder)
@@ -125,8 +166,20 @@ class CheckpointingTrainer(Trainer):
         """Load the checkpoint with the best held-out metric; its step, or None where none was evaluated."""
         best = self.checkpoints.best(self.best_metric, greater_is_better=self.greater_is_better)
         if best is not None and best.step != self.state.global_step:
+            best = first_rank(self.accelerator, partial(self.checkpoints.prove, best.step))
             self._load_from_checkpoint(str(best.path))
         return best.step if best else None
+
+    def save_before_spike(self) -> None:
+        """Save the steps before a spike where they are not saved yet."""
+        step = self.state.global_step
+        saved = {each.step for each in self.checkpoints.complete()}
+        if (
+            step
+            and can_save_before(self.accelerator)
+            and first_rank(self.accelerator, lambda: step not in saved)
+        ):
+            self._save_checkpoint(self.model_wrapped, None)
 
     def save_weights(self, folder: Path) -> None:
         """Write the model for publishing: safetensors, config and tokenizer, nothing pickled."""
@@ -145,10 +198,11 @@ class StageCallback(TrainerCallback):
         self.trainer = trainer
         self.log: MetricsLog | None = None
         self.first_step = 0
+        self.last_logged = 0
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         """Open the metrics file at the step that the run goes on from."""
-        self.first_step = state.global_step
+        self.first_step = self.last_logged = state.global_step
         self.log = MetricsLog(
             self.context.folder / "metrics.jsonl",
             total_steps=state.max_steps,
@@ -163,6 +217,11 @@ class StageCallback(TrainerCallback):
         numbers = {
             name: float(value) for name, value in (logs or {}).items() if isinstance(value, (int, float))
         }
+        if "loss" in numbers:
+            window = range(self.last_logged + 1, state.global_step + 1)
+            self.last_logged = state.global_step
+            if self.trainer.passed_over.intersection(window):
+                del numbers["loss"], numbers["grad_norm"]  # means over steps that were not made
         nothing_trained = "train_runtime" in numbers and state.global_step == self.first_step
         if self.log is not None and numbers and not nothing_trained:
             self.log.write(state.global_step, numbers)
@@ -209,19 +268,32 @@ def attach(
     trainer.keep_checkpoints = section.keep_checkpoints
     trainer.best_metric = best_metric
     trainer.greater_is_better = greater_is_better
+    trainer.gradient_norms = GradientNorms(section.spike_factor)
+    trainer.passed_over = passed_over(context.folder)
     trainer.add_callback(StageCallback(context, trainer))
     if section.patience is not None:
         trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=section.patience))
 
 
-def train(trainer: CheckpointingTrainer, section: TrainingSection) -> bool:
+def train(trainer: CheckpointingTrainer, context: StageContext, section: TrainingSection) -> bool:
     """Train from the newest complete checkpoint, or from the start; load the best weights at the end.
 
     Returns:
         False when a signal stopped it after saving.
+
+    Raises:
+        SpikeError: a spike, where the recipe has no rollback for it.
+        Rollback: where it has.
     """
-    newest = trainer.checkpoints.newest()
-    trainer.train(resume_from_checkpoint=str(newest.path) if newest else None)
+    newest = first_rank(trainer.accelerator, trainer.checkpoints.recover)
+    restore_norms(newest, trainer.gradient_norms)
+    try:
+        trainer.train(resume_from_checkpoint=str(newest.path) if newest else None)
+    except SpikeError as error:
+        if section.on_spike == "stop":
+            trainer.save_before_spike()
+        rows = partial(rows_of_steps, trainer)
+        stop_or_roll_back(context, section, trainer.accelerator, error.told(rows), step=error.step, rows=rows)
     if trainer.stopped and trainer.state.global_step < trainer.state.max_steps:
         return False
     if section.select_best and trainer.args.metric_for_best_model is not None:

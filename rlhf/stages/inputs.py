@@ -30,6 +30,9 @@ NOT_INPUTS = {
     "max_ratio_deviation",
     "per_device_rollout_batch_size",
     "watch",
+    "on_spike",
+    "spike_factor",
+    "max_rollbacks",
 }
 """Fields of a stage that do not change what it makes."""
 TRANSPORT = {"batch_size", "timeout_seconds", "retries", "backoff_seconds"}

@@ -24,6 +24,7 @@ from rlhf.ppo.ptx import PTX, SFTRow
 from rlhf.ppo.replay import RecordedRollouts, ReplayCollector
 from rlhf.ppo.rewards import ScoreShaping
 from rlhf.ppo.rollout import Collector
+from rlhf.ppo.sharding import is_sharded, prepare, prepare_accelerator, whole_state, whole_weights
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.ppo.update import Updater
 from rlhf.ppo.watch import Watch
@@ -51,24 +52,24 @@ def run(context: StageContext) -> bool:
         project_dir=str(context.folder),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=_patience(section))],
     )
+    prepare_accelerator(accelerator)
     set_seed(context.recipe.stage_seed("ppo"))
     policy_input = context.inputs.policy
     assert policy_input is not None
     tokenizer = context.tokenizer(policy_input)
     trainer, sink = _trainer(context, section, tokenizer, accelerator)
     sink.resume(trainer)
-    if not trainer.train():
+    if not sink.train(trainer):
         return False
     published = trainer.selection.published
     if published is not None and accelerator.is_main_process:
         write_samples(context.folder, step=published.step)
-    model = cast(ActorCritic, accelerator.unwrap_model(trainer.model))
-    with trainer.published_weights():
+    with trainer.published_weights(), whole_weights(accelerator, trainer.model):
         publish(
             context,
             tokenizer,
             trainer.published_metrics(),
-            lambda folder: _save(accelerator, model, tokenizer, folder),
+            lambda folder: _save(accelerator, trainer.model, tokenizer, folder),
         )
     accelerator.end_training()
     return True
@@ -196,7 +197,7 @@ def _models(
         weight_decay=section.weight_decay,
     )
     stop_ids = stop_token_ids(tokenizer, getattr(policy.generation_config, "eos_token_id", None))
-    model, prepared = accelerator.prepare(actor_critic, optimizer)
+    model, prepared = prepare(accelerator, actor_critic, optimizer)
     # After prepare, which moves the weights: the average lies where they do.
     ema = None if section.ema_decay is None else PolicyEMA(policy, decay=section.ema_decay)
     return _Parts(model, prepared, reference, ema, stop_ids)
@@ -263,14 +264,15 @@ def _prompts(
 
 
 def _save(
-    accelerator: Accelerator, model: ActorCritic, tokenizer: PreTrainedTokenizerBase, folder: Path
+    accelerator: Accelerator, prepared: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path
 ) -> None:
     """The policy as the artefact's model, the critic beside it: both are what a later run would go on from."""
     if not accelerator.is_main_process:
         return
-    policy, critic = cast(Any, model.policy), cast(Any, model.critic)
-    policy.config.pad_token_id = tokenizer.pad_token_id
-    policy.save_pretrained(str(folder))
-    critic.save_pretrained(str(folder / "critic"))
+    model = cast(ActorCritic, accelerator.unwrap_model(prepared))
+    cast(Any, model.policy).config.pad_token_id = tokenizer.pad_token_id
+    for part, place in ((model.policy, folder), (model.critic, folder / "critic")):
+        given = {"state_dict": whole_state(part)} if is_sharded(prepared) else {}
+        cast(Any, part).save_pretrained(str(place), **given)
     for card in folder.rglob("README.md"):  # PEFT's empty model cards
         card.unlink()

@@ -1,25 +1,28 @@
 """What becomes of a PPO step: metrics, rollout records in Parquet, tables of samples, checkpoints; and resuming from the newest one."""
 
 from collections.abc import Collection
+from functools import partial
 
 from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhf.checkpoint import Checkpoint
 from rlhf.errors import CheckpointError
 from rlhf.metrics import MetricsLog
 from rlhf.ppo.episodes import Rollout
 from rlhf.ppo.evaluation import Evaluation
+from rlhf.ppo.nonfinite import UpdateError
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.recipe.ppo import PPOSection
-from rlhf.stages.agreement import any_rank
+from rlhf.stages.agreement import any_rank, first_rank
 from rlhf.stages.context import StageContext
 from rlhf.stages.inputs import METRICS_FILE, flatten
 from rlhf.stages.offending import write_offending
 from rlhf.stages.ppo_samples import TABLES_FOLDER, write_table
 from rlhf.stages.rollout_records import ROLLOUTS_FOLDER, write_rollout
+from rlhf.stages.saving import save
 from rlhf.stages.signals import stop_requested
+from rlhf.stages.spikes import passed_over, stop_or_roll_back
 
 
 class PPOSink:
@@ -47,13 +50,14 @@ class PPOSink:
         """
         accelerator = self.accelerator
         accelerator.register_for_checkpointing(trainer)
-        newest = self.checkpoints.newest()
+        newest = first_rank(accelerator, self.checkpoints.recover)
         if newest is not None:
             accelerator.load_state(str(newest.path))
             if trainer.step != newest.step:
                 raise CheckpointError(f"{newest.path} holds step {trainer.step}, not {newest.step}")
             if trainer.selection.best is not None:
-                self._complete(trainer.selection.best.step)
+                first_rank(accelerator, partial(self.checkpoints.prove, trainer.selection.best.step))
+        trainer.passed_over = passed_over(self.context.folder)
         if accelerator.is_main_process:
             self._forget_after(trainer.step)
         accelerator.wait_for_everyone()
@@ -67,6 +71,25 @@ class PPOSink:
             accelerator.init_trackers(
                 self.context.recipe.name,
                 config=flatten(self.section.model_dump(mode="json", exclude_none=True)),
+            )
+
+    def train(self, trainer: PPOTrainer) -> bool:
+        """Train; False when a signal stopped it after saving.
+
+        Raises:
+            UpdateError: a spike that stops the stage.
+            Rollback: one that sends it back.
+        """
+        try:
+            return trainer.train()
+        except UpdateError as error:
+
+            def rows(first: int, last: int) -> list[int]:
+                steps = (trainer.prompts.step(step - 1) for step in range(first, last + 1))
+                return sorted({prompt.prompt_id for step in steps for prompt, _ in step})
+
+            stop_or_roll_back(
+                self.context, self.section, self.accelerator, error, step=error.step + 1, rows=rows
             )
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
@@ -117,7 +140,8 @@ class PPOSink:
         Raises:
             CheckpointError: there is none.
         """
-        self.accelerator.load_state(str(self._complete(step).path))
+        checkpoint = first_rank(self.accelerator, partial(self.checkpoints.prove, step))
+        self.accelerator.load_state(str(checkpoint.path))
 
     def _forget_after(self, step: int) -> None:
         """Delete the rollouts and tables of steps that the checkpoint has not seen, as its metrics are dropped.
@@ -130,24 +154,11 @@ class PPOSink:
                     path.unlink()
 
     def _save(self, step: int, keep_steps: Collection[int]) -> None:
-        accelerator = self.accelerator
-        writing = self.checkpoints.folder / f".writing-step-{step}"
-        if accelerator.is_main_process:
-            writing = self.checkpoints.begin(step)
-        accelerator.wait_for_everyone()
-        accelerator.save_state(str(writing))
-        # save_state has no barrier at its end: without this one, the marker could come before another rank's file.
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            self.checkpoints.commit(step)
-            self.checkpoints.prune(self.section.keep_checkpoints, keep_steps)
-        accelerator.wait_for_everyone()
-
-    def _complete(self, step: int) -> Checkpoint:
-        for checkpoint in self.checkpoints.complete():
-            if checkpoint.step == step:
-                return checkpoint
-        raise CheckpointError(
-            f"{self.checkpoints.folder} has no undamaged checkpoint of step {step}, which is the best so far",
-            "Put it back, or start the stage anew with --fresh.",
+        save(
+            self.accelerator,
+            self.checkpoints,
+            step,
+            lambda folder: self.accelerator.save_state(str(folder)),
+            keep_last=self.section.keep_checkpoints,
+            keep_steps=lambda: keep_steps,
         )

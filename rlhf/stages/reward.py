@@ -71,7 +71,7 @@ def run(context: StageContext) -> bool:
         data_collator=WeightedCollator(pad_token_id=pad_id(tokenizer)),
     )
     attach(trainer, context, section, best_metric=BEST_METRIC, greater_is_better=True)
-    if not train(trainer, section):
+    if not train(trainer, context, section):
         return False
     _publish(
         context, trainer, tokenizer, section, (held_out or training).rows, is_held_out=held_out is not None

@@ -17,6 +17,7 @@ from rlhf.ppo.sources.http import HTTPSource
 from rlhf.ppo.sources.model import AsSampled, ModelSource, ThroughText
 from rlhf.recipe.rewards import OWN_MODEL, SINGLE, RewardSource
 from rlhf.registry.manifest import RewardStats
+from rlhf.stages.backbone import Backbone
 from rlhf.stages.context import StageContext, check_probe
 from rlhf.stages.inputs import ModelInput
 
@@ -31,6 +32,7 @@ class Rewards:
         critic_from: the first reward model with the policy's tokenizer and template; None: there is none, and the
             critic starts from the policy.
         reference_mean, reference_std: of the one reward model, as published, for `normalize: reference`.
+        backbone: what the reward models joined, for policy, reference and critic to join.
     """
 
     scorer: Scorer
@@ -38,6 +40,7 @@ class Rewards:
     critic_from: ModelInput | None
     reference_mean: float | None
     reference_std: float | None
+    backbone: Backbone
 
 
 def build_rewards(
@@ -52,7 +55,8 @@ def build_rewards(
         batch_size: sequences in one forward pass of a reward model.
 
     Raises:
-        ModelError: a model that cannot be loaded, or scores that differ from those of its probe.
+        ModelError: a model that cannot be loaded, scores that differ from those of its probe, or a reward model that
+            cannot share the backbone as the recipe wants.
         RegistryError: an artefact that is not as published.
         UsageError: a function that is not there, or `normalize` on a model without published statistics.
     """
@@ -63,6 +67,8 @@ def build_rewards(
     parts = [loader.part(source) for source in listed]
     gold = section.evaluation.gold
     matching = [loader.given(source) for source in listed if source.name in loader.matching]
+    if matching:
+        loader.backbone.require(context.source(matching[0]), "reward model that the critic starts from")
     stats = loader.stats(listed[0]) if len(listed) == 1 else None
     return Rewards(
         scorer=CombinedScorer(parts, section.combine),
@@ -70,6 +76,7 @@ def build_rewards(
         critic_from=matching[0] if matching else None,
         reference_mean=None if stats is None else stats.mean,
         reference_std=None if stats is None else stats.std,
+        backbone=loader.backbone,
     )
 
 
@@ -79,16 +86,19 @@ def load_critic(context: StageContext, rewards: Rewards, tokenizer: PreTrainedTo
     A value per token needs the policy's own tokens, so a reward model with other ones cannot be the start.
     """
     if rewards.critic_from is not None:
-        return load_reward_model(context.source(rewards.critic_from), trainable=True)
+        source = context.source(rewards.critic_from)
+        return rewards.backbone.join(load_reward_model(source, trainable=True), source, "critic")
     policy = context.inputs.policy
     assert policy is not None
     print("critic: starts from the policy with a new head: no reward model reads its tokens", flush=True)
-    return new_reward_model(
-        context.source(policy),
+    source = context.source(policy)
+    critic = new_reward_model(
+        source,
         lora=context.recipe.model.lora,
         pad_token_id=pad_id(tokenizer),
         seed=context.recipe.stage_seed("ppo"),
     )
+    return rewards.backbone.join(critic, source, "critic")
 
 
 class _Loader:
@@ -105,6 +115,7 @@ class _Loader:
         self.tokenizer = tokenizer
         self.device = device
         self.batch_size = batch_size
+        self.backbone = Backbone(context)
         self.matching: set[str] = set()
         self._models: dict[ModelInput, nn.Module] = {}
 
@@ -144,6 +155,8 @@ class _Loader:
 
     def _model_source(self, source: RewardSource) -> ModelSource:
         given, chat = self.given(source), self.context.recipe.data.chat
+        if source.name == SINGLE:
+            self.backbone.require(self.context.source(given), "reward model")
         own = self.context.tokenizer(given)
         if _tokens_of(own) == _tokens_of(self.tokenizer):
             self.matching.add(source.name)
@@ -151,16 +164,20 @@ class _Loader:
         else:
             print(f"source {source.name}: has another tokenizer or chat template, scores text", flush=True)
             sequences = ThroughText(source.name, self.tokenizer, own, chat=chat)
-        return ModelSource(source.name, self._model(given), sequences, batch_size=self.batch_size)
+        model = self._model(given, source.name)
+        return ModelSource(source.name, model, sequences, batch_size=self.batch_size, device=self.device)
 
-    def _model(self, given: ModelInput) -> nn.Module:
+    def _model(self, given: ModelInput, name: str) -> nn.Module:
         if given not in self._models:
-            model = load_reward_model(self.context.source(given))
+            weights = self.context.source(given)
+            model = self.backbone.join(load_reward_model(weights), weights, f"source {name}")
             artefact = None if given.reference is None else self.context.artefact(given.reference)
             if artefact is not None and artefact.manifest.probe is not None:
                 check_probe(model, artefact.manifest.probe, artefact.reference)
             disable_dropout(model)
-            model.requires_grad_(False).to(self.device).eval()
+            assert self.context.recipe.ppo is not None
+            home = torch.device("cpu") if self.context.recipe.ppo.offload_frozen else self.device
+            model.requires_grad_(False).to(home).eval()
             self._models[given] = model
         return self._models[given]
 

@@ -53,7 +53,7 @@ def run(context: StageContext) -> bool:
         data_collator=WeightedCollator(pad_token_id=pad_id(tokenizer)),
     )
     attach(trainer, context, section, best_metric=BEST_METRIC, greater_is_better=False)
-    if not train(trainer, section):
+    if not train(trainer, context, section):
         return False
     metrics = trainer.evaluate() if held_out is not None else {}
     publish_trained(context, trainer, tokenizer, metrics)

@@ -7,8 +7,9 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from rlhf.data import find_format
 from rlhf.recipe import DataSource
-from rlhf.recipe.check_codes import CHECKS, check_codes
+from rlhf.recipe.check_codes import BEYOND_ROWS, CHECKS, check_codes
 from rlhf.recipe.checks import ChecksSection
 from rlhf.recipe.data import MixedSource
 from rlhf.recipe.recipe import ReadSplit
@@ -41,6 +42,8 @@ def content_digest(path: str | None) -> str | None:
 def _source(source: DataSource | MixedSource, checks: ChecksSection) -> dict[str, Any]:
     settings = source.model_dump(mode="json", include=_ALWAYS)
     settings |= source.model_dump(mode="json", include=_LATER, exclude_defaults=True)
+    if source.format not in (None, find_format(source.model_copy(update={"format": None}))):
+        settings["format"] = source.format  # the same bytes read in another way than their file's suffix says
     prepare = source.prepare.model_dump(mode="json", exclude_defaults=True)
     if source.prepare.filler_words is not None:
         prepare["filler_words"] = content_digest(source.prepare.filler_words)
@@ -53,7 +56,8 @@ def _source(source: DataSource | MixedSource, checks: ChecksSection) -> dict[str
 
 def _looked_for(source: DataSource, checks: ChecksSection) -> dict[str, Any]:
     """Of the checks what decides which rows stay. Under `on_error: fail` no finished run had a faulty row."""
-    graded = {code: checks.severity.get(code, CHECKS[code].severity) for code in check_codes("content")}
+    codes = [*check_codes("content"), *(one for one in check_codes("across") if one not in BEYOND_ROWS)]
+    graded = {code: checks.severity.get(code, CHECKS[code].severity) for code in codes}
     leaves_out = source.on_error == "quarantine"
     refusing = [code for code, severity in graded.items() if severity == "error" and leaves_out]
     usual = [code for code in graded if CHECKS[code].severity == "error" and leaves_out]

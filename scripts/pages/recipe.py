@@ -10,10 +10,10 @@ from rlhf.recipe import Recipe
 from rlhf.recipe.checks import ChecksSection
 from rlhf.recipe.data import DataSection, DataSource, MixedSource, Splits
 from rlhf.recipe.evaluation import EvaluationSection, WatchSection
+from rlhf.recipe.launch import LaunchSection
 from rlhf.recipe.model import LoRA, ModelSection, ScratchModel
 from rlhf.recipe.ppo import KLSection, PPOSection, SamplingSection
 from rlhf.recipe.preparation import Balance, Holdout, Preparation, RowWeights
-from rlhf.recipe.recipe import LaunchSection
 from rlhf.recipe.rewards import RewardSource, ShapingSection
 from rlhf.recipe.training import RewardSection, SFTSection, TrainingSection
 

@@ -1,6 +1,8 @@
 """Checkpoints: complete ones are found, damaged ones are named, old ones go."""
 
 import errno
+import hashlib
+import json
 import os
 import shutil
 import signal
@@ -10,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.checkpoint import Checkpoints, free_disk_bytes, require_disk
+from rlhf.checkpoint import Checkpoints
+from rlhf.durable import free_disk_bytes, require_disk
 from rlhf.errors import CheckpointError, UsageError
 
 
@@ -191,3 +194,95 @@ def test_disk_figures(tmp_path, monkeypatch):
     require_disk(tmp_path, 3 * 2**30, "the run")
     with pytest.raises(UsageError, match=r"the run needs 4\.5 GiB at .* 3\.0 GiB are free"):
         require_disk(tmp_path, 9 * 2**29, "the run")
+
+
+def _flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_changed_byte_in_the_newest_is_noticed_and_the_one_before_is_taken(checkpoints, caplog):
+    _save(checkpoints, 1)
+    _flip(_save(checkpoints, 2) / "rank" / "rng-0.json")
+    assert _steps(checkpoints) == [1, 2], "sizes alone say nothing"
+    assert checkpoints.recover().step == 1
+    assert "rank/rng-0.json: not the bytes that were saved; it is kept as damaged-step-2" in caplog.text
+    assert sorted(entry.name for entry in checkpoints.folder.iterdir()) == ["damaged-step-2", "step-1"]
+    _save(checkpoints, 2)
+    checkpoints.prune(1)
+    assert checkpoints.recover().step == 2
+
+
+def test_a_damaged_one_does_not_count_among_those_to_keep(checkpoints):
+    _save(checkpoints, 10)
+    _flip(_save(checkpoints, 40) / "model.safetensors")
+    assert checkpoints.recover().step == 10
+    _save(checkpoints, 20)
+    checkpoints.prune(1)
+    assert _steps(checkpoints) == [20]
+
+
+def test_a_damaged_replacement_gives_way_to_what_it_replaced(checkpoints):
+    _save(checkpoints, 3, b"old").rename(checkpoints.folder / ".replaced-step-3")
+    _flip(_save_beside(checkpoints, 3) / "model.safetensors")
+    recovered = checkpoints.recover()
+    assert (recovered.step, (recovered.path / "model.safetensors").read_bytes()) == (3, b"old")
+
+
+def _save_beside(checkpoints, step):
+    other = Checkpoints(checkpoints.folder.parent / "other")
+    return _save(other, step, b"newer").rename(checkpoints.folder / f"step-{step}")
+
+
+def test_a_checkpoint_of_an_older_version_has_no_digests_and_counts_by_its_sizes(checkpoints):
+    marker = _save(checkpoints, 1) / "COMPLETE.json"
+    content = json.loads(marker.read_text())
+    assert content.pop("digests") == {
+        "model.safetensors": hashlib.sha256(b"state").hexdigest(),
+        "rank/rng-0.json": hashlib.sha256(b"1234").hexdigest(),
+    }
+    marker.write_text(json.dumps(content))
+    assert checkpoints.recover().step == 1
+
+
+def test_a_start_clears_away_what_interrupted_saves_left_and_says_so(checkpoints, caplog):
+    _save(checkpoints, 1)
+    (checkpoints.begin(2) / "half").write_bytes(b"x")
+    (checkpoints.folder / ".removing-step-0").mkdir()
+    assert Checkpoints(checkpoints.folder).recover().step == 1
+    assert [entry.name for entry in checkpoints.folder.iterdir()] == ["step-1"]
+    removed = [record.args[0].name for record in caplog.records]
+    assert removed == [".removing-step-0", ".writing-step-2"]
+
+
+def test_the_best_one_is_proved_before_it_is_loaded(checkpoints):
+    path = _save(checkpoints, 5)
+    assert checkpoints.prove(5).path == path
+    _flip(path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="no undamaged checkpoint of step 5"):
+        checkpoints.prove(5)
+    with pytest.raises(CheckpointError, match="of step 6"):
+        checkpoints.prove(6)
+
+
+@pytest.mark.parametrize("function", ["begin", "sync_tree", "_digests", "write_atomic", "rename_folder"])
+def test_killed_anywhere_in_a_save_leaves_the_last_whole_one(checkpoints, function):
+    _save(checkpoints, 1, b"old")
+    code = f"""
+import os, signal
+import rlhf.checkpoint as module
+checkpoints = module.Checkpoints({str(checkpoints.folder)!r})
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+path = checkpoints.begin(2)
+(path / "model.safetensors").write_bytes(b"new")
+die() if {function!r} == "begin" else setattr(module, {function!r}, die)
+checkpoints.commit(2)
+"""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    died = subprocess.run([sys.executable, "-c", code], check=False, env=env)
+    assert died.returncode == -signal.SIGKILL
+    newest = checkpoints.recover()
+    assert (newest.step, (newest.path / "model.safetensors").read_bytes()) == (1, b"old")
+    assert [entry.name for entry in checkpoints.folder.iterdir()] == ["step-1"]

@@ -1,21 +1,22 @@
 """Rows that break a rule: they stop the run, or are left out and written down."""
 
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TextIO
 
 from rlhf.data.fault import Fault
-from rlhf.data.place import Located
+from rlhf.data.place import Count, Located
 from rlhf.data.report import describe_counts
 from rlhf.data.scan import Checked, scan_rows
 from rlhf.data.separate import quarantined
 from rlhf.data.source import source_name
+from rlhf.data.survey import Job, survey
 from rlhf.data.tally import FaultTally
 from rlhf.durable import explain_write_errors, replacing
 from rlhf.errors import DataError
-from rlhf.recipe.check_codes import CHECKS, check_codes
+from rlhf.recipe.check_codes import BEYOND_ROWS, CHECKS, check_codes
 from rlhf.recipe.checks import ChecksSection
 from rlhf.recipe.data import DataSource, RecordKind
 from rlhf_schemas import Record
@@ -31,7 +32,8 @@ class SoundRows:
         source: where the rows come from; its `on_error` says what becomes of faulty ones.
         kind: which record they are.
         chat: text rows will be wrapped as chat turns.
-        checks: severities; of findings in the content only errors are looked for.
+        checks: severities; of findings in the content and across rows only errors are looked for.
+        handled: codes that a later step looks for.
         quarantine: where faulty rows go under `on_error: quarantine`; None: they are only counted.
     """
 
@@ -43,9 +45,11 @@ class SoundRows:
         chat: bool,
         checks: ChecksSection,
         quarantine: Path | None,
+        handled: Sequence[str] = (),
     ) -> None:
         self.num_rows = self.num_records = self.num_faulty = 0
-        self._source, self._chat, self._checks = source, chat, checks
+        self._source, self._chat, self._checks = source, chat, _refusing(checks, handled)
+        self._refused: dict[int, list[Fault]] | None = None
         self._kind: RecordKind = kind
         self._quarantine = quarantine
 
@@ -59,18 +63,19 @@ class SoundRows:
         self.num_rows = self.num_records = self.num_faulty = 0
         leaves_out = self._source.on_error == "quarantine"
         with _writing(self._quarantine if leaves_out else None) as file:
-            faults, stops = FaultTally(SHOWN_FAULTS), False
-            for checked in self._scan():
+            faults, stops, last = FaultTally(SHOWN_FAULTS), False, None
+            for checked in self._scan(self._find_refused()):
                 errors = checked.faults and [one for one in checked.faults if one.severity == "error"]
                 if errors or checked.refused:
-                    self.num_faulty += 1
+                    self.num_faulty += checked.place != last  # a row can make several faulty records
+                    last = checked.place
                     stops = stops or not leaves_out or _is_whole_file(checked, errors)
                     for fault in errors:
                         faults.add(fault)
                     if file is not None:
                         row = quarantined(checked, errors)
                         file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
-                if checked.record is not None:
+                elif checked.record is not None:
                     self.num_records += 1
                     if not stops:
                         yield checked.record
@@ -79,16 +84,25 @@ class SoundRows:
         if stops or self._is_too_much():
             raise self._error(faults, stops)
 
-    def _scan(self) -> Iterator[Checked]:
-        path, row = "", 0
-        for checked in scan_rows(self._source, self._kind, chat=self._chat, checks=self._checks):
-            place = _place(checked)
-            if place[0] != path:
-                self.num_rows += row
-                path, row = place[0], 0
-            row = max(row, place[1] or 0)
+    def _find_refused(self) -> dict[int, list[Fault]]:
+        """Record -> its errors beside other rows; a pass of its own, made once, where such findings are errors."""
+        if self._refused is None:
+            found = None
+            if any(self._checks.severity.get(code) == "error" for code in check_codes("across")):
+                found = survey(Job(self._source, self._kind, self._chat, self._checks))
+            self._refused = {} if found is None else found.refused
+        return self._refused
+
+    def _scan(self, refused: Mapping[int, list[Fault]]) -> Iterator[Checked]:
+        """The rows, with what is found beside other rows."""
+        count, ordinal = Count(), -1
+        rows = scan_rows(self._source, self._kind, chat=self._chat, checks=self._checks, count=count)
+        for checked in rows:
+            ordinal += checked.record is not None
+            if checked.record is not None and ordinal in refused:
+                checked = checked._replace(faults=[*checked.faults, *refused[ordinal]], refused=True)
             yield checked
-        self.num_rows += row
+        self.num_rows = count.rows
 
     def _is_too_much(self) -> bool:
         return self.num_faulty > self._source.max_faulty_share * self.num_rows
@@ -113,26 +127,17 @@ class SoundRows:
         )
 
 
-def refusing(checks: ChecksSection, but: list[str]) -> ChecksSection:
-    """The settings with all codes of content off but those that refuse a row.
-
-    Args:
-        checks: the recipe's.
-        but: codes that a later step looks for.
-    """
-    refuse = {code: checks.severity.get(code, CHECKS[code].severity) for code in check_codes("content")}
-    off = [code for code, severity in refuse.items() if severity != "error" or code in but]
+def _refusing(checks: ChecksSection, handled: Sequence[str]) -> ChecksSection:
+    """The settings with all codes of content and across rows off but those that refuse a row."""
+    codes = (*check_codes("content"), *check_codes("across"))
+    levels = {code: checks.severity.get(code, CHECKS[code].severity) for code in codes}
+    left = (*handled, *BEYOND_ROWS)
+    off = [code for code, severity in levels.items() if severity != "error" or code in left]
     return checks.model_copy(update={"severity": checks.severity | dict.fromkeys(off, "off")})
 
 
 def _is_whole_file(checked: Checked, errors: list[Fault]) -> bool:
     return checked.row is None and any(fault.row is None for fault in errors)
-
-
-def _place(checked: Checked) -> tuple[str, int | None]:
-    if checked.row is not None:
-        return checked.row.place.path, checked.row.place.row
-    return checked.faults[0].path, checked.faults[0].row
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from rlhf.data.place import Located
 from rlhf.data.prepare.draw import first_ones, lowest, lowest_of_each, priorities, within
 from rlhf.data.prepare.groups import group_key, has_group
 from rlhf.data.prepare.rewrite import only
+from rlhf.errors import DataError
 from rlhf.recipe.check_codes import check_codes
 from rlhf.recipe.checks import ChecksSection
 from rlhf.recipe.data import RecordKind
@@ -64,7 +65,7 @@ def select(
         needs_group: rows without the entry of metadata are an error; else they get NO_GROUP.
 
     Raises:
-        DataError: a row without the entry of metadata that groups are made by.
+        DataError: a row without the entry of metadata that groups are made by; other rows in one pass than in another.
     """
     left_out: dict[str, int] = {}
     dropped = [code for code in check_codes("across") if code in preparation.drop]
@@ -74,6 +75,8 @@ def select(
     wanted = _Wanted(preparation, kind, checks, group_by, needs_group)
     for item in rows() if first is None else compress(rows(), first):
         wanted.add(item)
+    if first is not None and len(wanted.keys) != first.sum():
+        raise DataError("the data changed while they were read", "Run again once nothing writes to them.")
     keep = wanted.decide(left_out)
     keys, groups = wanted.keys[keep], None if group_by is None else wanted.groups[keep]
     if first is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf.data.place import Located
-from rlhf.data.prepare.faulty import SoundRows, refusing
+from rlhf.data.prepare.faulty import SoundRows
 from rlhf.data.prepare.rewrite import Rewriter
 from rlhf.data.prepare.select import Selection, select
 from rlhf.data.prepare.weigh import Weigher
@@ -43,8 +43,10 @@ class PreparedSource:
         self.counts: dict[str, int] = {}
         self._kind: RecordKind = kind
         self._checks = checks
-        refuse = refusing(checks, source.prepare.drop)
-        self._sound = SoundRows(source, kind, chat=chat, checks=refuse, quarantine=quarantine)
+        handled = source.prepare.codes
+        self._sound = SoundRows(
+            source, kind, chat=chat, checks=checks, quarantine=quarantine, handled=handled
+        )
         self._rewrite = Rewriter(source.prepare, kind, checks)
 
     @property

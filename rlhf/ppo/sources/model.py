@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, cast
 
+import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -10,6 +11,7 @@ from rlhf.errors import DataError, TrainingError
 from rlhf.models.chat_template import PlainTurn, end_of_turn_id
 from rlhf.models.continuation import tokens
 from rlhf.models.forward import score_token_lists
+from rlhf.models.offload import on_device
 from rlhf.models.sequences import encode_completion, encode_prompt
 from rlhf.models.tokenizer import eos_id
 from rlhf.ppo.scoring import Answer
@@ -24,16 +26,26 @@ class ModelSource:
 
     Args:
         name: the source's name in the recipe.
-        model: on its device, frozen, without dropout.
+        model: frozen, without dropout.
         sequences: makes the tokens that it reads.
         batch_size: sequences in one forward pass.
+        device: where the model goes for its forward passes; None: where it lies.
     """
 
-    def __init__(self, name: str, model: nn.Module, sequences: Sequences, *, batch_size: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        sequences: Sequences,
+        *,
+        batch_size: int,
+        device: torch.device | None = None,
+    ) -> None:
         self.name = name
         self.model = model
         self.sequences = sequences
         self.batch_size = batch_size
+        self.device = next(model.parameters()).device if device is None else device
 
     def score(self, answers: list[Answer]) -> list[float]:
         """See `Source`."""
@@ -49,7 +61,8 @@ class ModelSource:
         # In the order given, which is by prompt length: the padding, and so the last bit, is that of sampling.
         size = self.batch_size
         parts = [sequences[start : start + size] for start in range(0, len(sequences), size)]
-        return [score for part in parts for score in score_token_lists(self.model, part, batch_size=size)]
+        with on_device(self.model, self.device):
+            return [score for part in parts for score in score_token_lists(self.model, part, batch_size=size)]
 
 
 class AsSampled:

@@ -57,7 +57,11 @@ def check_tokens(
     finder = _Finder(tokenizer, read, section, chat, checks)
     stops_run = section.over_length == "error"
     for fault in finder.find(checks.max_cut_share):
-        graded = fault if stops_run and fault.code == "over_length" else grade(fault, dict(checks.severity))
+        # whatever the recipe says, the stage stops at these: rows too long under `error`, and a template that fails
+        is_fixed = (stops_run and fault.code == "over_length") or (
+            fault.row is None and fault.code == "cannot_encode"
+        )
+        graded = fault if is_fixed else grade(fault, dict(checks.severity))
         if graded is not None:
             yield graded
 

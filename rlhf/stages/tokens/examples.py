@@ -139,7 +139,9 @@ def _build(
     for stale in split.quarantined():
         stale.unlink(missing_ok=True)
     rows = split.rows()
-    problems = RowProblems("max_length", section.max_length, section.over_length, REMEDIES)
+    problems = RowProblems(
+        "max_length", section.max_length, section.over_length, REMEDIES, split.checks.severity
+    )
     has_weights = False
 
     def usable() -> Iterator[Row]:
@@ -155,10 +157,9 @@ def _build(
     def facts() -> dict[str, Any]:
         _check_left(problems, section.max_length)
         _check_unchanged(split, identity)
-        counts = problems.counts
         return {
-            "num_dropped": counts["too_long"] + counts["equal"],
-            "num_truncated": counts["truncated"],
+            "num_dropped": problems.num_dropped,
+            "num_truncated": problems.counts["truncated"],
             "has_weights": has_weights,
             "prepared": prepared(rows),
         }
@@ -169,19 +170,23 @@ def _build(
 
 
 def _restore_quarantine(folder: Path, split: Split) -> None:
-    """Where another run has built the tokens: its faulty rows, under this run's stage too."""
+    """Where another run has built the tokens: its faulty rows, under this run's stage too, and no others."""
     if split.quarantine is None:
         return
-    for path in folder.glob("quarantine.*"):
-        target = split.quarantine.parent / path.name
-        if not target.is_file() or target.stat().st_size != path.stat().st_size:
-            write_atomic(target, path.read_bytes())
+    kept = {path.name: path.read_bytes() for path in folder.glob("quarantine.*")}
+    for stale in split.quarantined():
+        if stale.name not in kept:
+            stale.unlink(missing_ok=True)
+    for name, content in kept.items():
+        target = split.quarantine.parent / name
+        if not target.is_file() or target.read_bytes() != content:
+            write_atomic(target, content)
 
 
 def _check_left(problems: RowProblems, limit: int) -> None:
     if problems.counts["whole"] + problems.counts["truncated"] == 0:
         raise DataError(
-            f"no row is left: all are longer than max_length={limit}, or equal pairs within it",
+            f"no row is left: all are longer than max_length={limit}, equal pairs within it, or cannot be encoded",
             "Raise max_length.",
         )
 

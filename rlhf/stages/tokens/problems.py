@@ -6,9 +6,11 @@ from typing import Any
 
 from rlhf.data import Place
 from rlhf.errors import DataError
+from rlhf.recipe.checks import Severity
 from rlhf.stages.tokens.outcome import Outcome, OverLength, Verdict
 
 SHOWN_ROWS = 20
+_CODES: dict[Verdict, str] = {"refused": "cannot_encode", "no_label": "no_label"}
 
 
 class RowProblems:
@@ -19,17 +21,23 @@ class RowProblems:
         limit: its value, in tokens.
         over_length: the recipe's rule; longer rows are a problem under `error` alone.
         remedies: verdict -> what to do.
+        severity: of checks, where the recipe sets it; rows that it makes no error of are left out and counted.
     """
 
     def __init__(
-        self, name: str, limit: int, over_length: OverLength, remedies: Mapping[Verdict, str]
+        self,
+        name: str,
+        limit: int,
+        over_length: OverLength,
+        remedies: Mapping[Verdict, str],
+        severity: Mapping[str, Severity],
     ) -> None:
         self.counts: Counter[Verdict] = Counter()
         self._lines: dict[Verdict, list[str]] = {}
         self._longest = 0
         self._limited = f"{name}={limit}"
         self._remedies = remedies
-        self._problems: list[Verdict] = ["refused", "no_label"]
+        self._problems = [one for one, code in _CODES.items() if severity.get(code, "error") == "error"]
         if over_length == "error":
             self._problems.append("too_long")
 
@@ -43,6 +51,11 @@ class RowProblems:
         self._longest = max(self._longest, outcome.length)
         if len(lines) < SHOWN_ROWS:
             lines.append(f"  {where(place)}{_detail(outcome)}")
+
+    @property
+    def num_dropped(self) -> int:
+        """Rows of which there are no tokens."""
+        return sum(self.counts[verdict] for verdict in ("too_long", "equal", "no_label", "refused"))
 
     def __bool__(self) -> bool:
         return bool(self._lines)

@@ -107,7 +107,8 @@ def prompts(tokenizer: PreTrainedTokenizerBase, split: Split, section: PPOSectio
     limit, rule = section.max_prompt_length, section.over_length
     encoder = PromptEncoder(tokenizer, limit, rule, split.chat)
     remedy = "Raise it, remove these prompts, or set ppo.over_length to drop or truncate."
-    problems = RowProblems("ppo.max_prompt_length", limit, rule, {"too_long": remedy})
+    severity = split.checks.severity
+    problems = RowProblems("ppo.max_prompt_length", limit, rule, {"too_long": remedy}, severity)
     kept: list[Prompt] = []
     rows = split.rows()
     proved = prove_template(rows, tokenizer, chat=split.chat)
@@ -119,10 +120,10 @@ def prompts(tokenizer: PreTrainedTokenizerBase, split: Split, section: PPOSectio
     problems.raise_found()
     if not kept:
         raise DataError(
-            f"no prompt is left: all are longer than ppo.max_prompt_length={limit}",
+            f"no prompt is left: all are longer than ppo.max_prompt_length={limit}, or cannot be encoded",
             "Raise ppo.max_prompt_length.",
         )
-    return Prompts(kept, problems.counts["too_long"], problems.counts["truncated"], prepared(rows))
+    return Prompts(kept, problems.num_dropped, problems.counts["truncated"], prepared(rows))
 
 
 def _text(prompt: str | list[Message]) -> str:

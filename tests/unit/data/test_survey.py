@@ -175,3 +175,80 @@ def test_progress_ends_at_the_whole(write: Write, monkeypatch: pytest.MonkeyPatc
     assert told == sorted(told)
     assert len(told) > 3
     assert told[-1] == 1.0
+
+
+def test_only_faulty_rows_can_be_set_aside(write: Write, tmp_path: Path) -> None:
+    rows = [{"prompt": f"Which is {number}?"} for number in range(99)]
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    write("shards/a.jsonl", [*rows, {"prompt": ""}])
+    source = DataSource(path=str(folder), on_error="quarantine", max_faulty_share=0.5)
+    assert not check(source, "prompt").refuses
+    (folder / "b.jsonl.gz").write_bytes(b"no archive")
+    report = check(source, "prompt")
+    assert report.counts == {"blank": 1, "bad_compression": 1}
+    assert report.refuses
+
+
+def test_an_error_of_all_rows_together_refuses_the_source_beside_faulty_rows(write: Write) -> None:
+    rows = [pair(f"Which is {number}?", "A long answer.", "Short.") for number in range(99)]
+    path = write("x.jsonl", [*rows, pair("Which?", "", "Short.")])
+    source = DataSource(path=path, on_error="quarantine", max_faulty_share=0.5)
+    assert not check(source, "preference").refuses
+    assert check(source, "preference", checks=ChecksSection(severity={"length_bias": "error"})).refuses
+
+
+def test_a_leak_that_is_an_error_refuses_the_held_out_split_and_is_no_row_to_set_aside(write: Write) -> None:
+    path = write("x.jsonl", [{"prompt": "A?"}, {"prompt": "B?"}, {"prompt": "C?"}])
+    held = DataSource(path=path, on_error="quarantine", max_faulty_share=0.9)
+    reads = [
+        ReadSplit("prompts.train", "prompt", DataSource(path=path)),
+        ReadSplit("prompts.eval", "prompt", held),
+    ]
+    leak = ChecksSection(severity={"eval_leak": "error"})
+    report = report_of(check_splits(reads, checks=leak)["prompts.eval"])
+    assert (report.num_faults, report.num_faulty_rows, report.refuses) == (3, 0, True)
+
+
+def test_what_is_mixed_in_is_checked_too_also_for_leaks(write: Write) -> None:
+    own, held = write("own.jsonl", [{"prompt": "A?"}]), write("held.jsonl", [{"prompt": "M?"}])
+    other = write("other.jsonl", [{"prompt": "M?"}, {"prompt": ""}])
+    train = DataSource.model_validate({"path": own, "mix_in": [{"path": other, "share": 0.5}]})
+    reads = [
+        ReadSplit("prompts.train", "prompt", train),
+        ReadSplit("prompts.eval", "prompt", DataSource(path=held)),
+    ]
+    surveys = check_splits(reads)
+    found = {key: dict(one.found.counts) for key, one in surveys.items()}
+    assert found == {
+        "prompts.train": {},
+        "prompts.train.mix_in.0": {"blank": 1},
+        "prompts.eval": {"eval_leak": 1},
+    }
+
+
+def test_leaving_out_equal_rows_hides_no_nearly_equal_ones(write: Write) -> None:
+    words = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
+    text = " ".join(f"{word}{part}" for part in range(8) for word in words.split())
+    path = write("x.jsonl", [{"prompt": text}, {"prompt": text}, {"prompt": f"{text} more"}])
+    told: dict[str, dict[str, int]] = {}
+    for step in ("exact", "near"):
+        source = DataSource.model_validate({"path": path, "prepare": {"deduplicate": step}})
+        (found,) = check_splits([ReadSplit("prompts.train", "prompt", source)]).values()
+        told[step] = dict(found.found.counts)
+    assert told == {"exact": {"near_duplicate": 1}, "near": {}}
+
+
+def test_a_row_that_makes_several_faulty_records_is_one_faulty_row(write: Write) -> None:
+    rated = {"prompt": "Which?", "responses": ["first", "second", " "], "scores": [3, 2, 1]}
+    path = write("x.jsonl", [rated, rated | {"prompt": "Where?"}])
+    report = check(DataSource(path=path, pairs="all"), "preference")
+    # the blank answer spoils two pairs of each row's three
+    assert (report.num_faults, report.num_faulty_rows, report.num_records) == (4, 2, 2)
+
+
+def test_rows_of_which_none_makes_a_record_are_an_error(write: Write) -> None:
+    tied = {"prompt": "Which?", "responses": ["first", "second"], "scores": [1, 1]}
+    report = check(DataSource(path=write("x.jsonl", [tied])), "preference")
+    assert report.counts == {"tie": 1, "empty": 1}
+    assert report.refuses

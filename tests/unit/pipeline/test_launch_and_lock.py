@@ -159,6 +159,17 @@ def test_the_launcher_fits_the_recipe(tiny_recipe: TinyRecipe, overrides: list[s
     assert " ".join(command) == f"{sys.executable} -u {expected}"
 
 
+@pytest.mark.parametrize(("visible", "seen"), [(None, "0"), ("2,3", "2"), ("", "")])
+def test_one_process_sees_one_gpu(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, visible: str | None, seen: str
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    stage("import os, pathlib; pathlib.Path('seen').write_text(os.environ['CUDA_VISIBLE_DEVICES'])")
+    assert (tmp_path / "seen").read_text() == seen
+
+
 def test_a_held_run_names_its_owner_and_a_dead_owner_blocks_nobody(tmp_path: Path) -> None:
     script = f"import time\nfrom pathlib import Path\nfrom rlhf.pipeline.lock import hold\nwith hold(Path({str(tmp_path)!r})):\n print('held', flush=True)\n time.sleep(60)"
     owner = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
@@ -170,6 +181,79 @@ def test_a_held_run_names_its_owner_and_a_dead_owner_blocks_nobody(tmp_path: Pat
     owner.wait()
     with hold(tmp_path):
         assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize(
+    "content", ['{"pid": 1, "host": "gone", "since": "2020-01-01T00:00:00+00:00"}', "", "{"]
+)
+def test_what_a_machine_that_crashed_left_in_the_lock_blocks_nobody(tmp_path: Path, content: str) -> None:
+    """A lock is the kernel's, so neither a file nor a living process of the same number counts."""
+    (tmp_path / "lock").write_text(content)
+    with hold(tmp_path):
+        assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+
+
+def test_an_owner_on_another_host_is_named(tmp_path: Path) -> None:
+    script = (
+        "import fcntl, sys, time\n"
+        f"file = open({str(tmp_path / 'lock')!r}, 'a+')\n"
+        "fcntl.flock(file, fcntl.LOCK_EX)\n"
+        """file.write('{"pid": 7, "host": "node-3", "since": "2026-01-01T00:00:00+00:00"}'); file.flush()\n"""
+        "print('held', flush=True)\ntime.sleep(60)"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    assert owner.stdout.readline() == "held\n"
+    with pytest.raises(LockError, match="process 7 on node-3, since 2026-01-01"), hold(tmp_path):
+        pass
+    owner.kill()
+    owner.wait()
+
+
+def test_a_stage_that_asks_for_it_is_started_again(stage: Stage, tmp_path: Path) -> None:
+    stage(
+        "import pathlib; starts = pathlib.Path('starts'); starts.open('a').write('x')\n"
+        "assert not pathlib.Path('sft/again').exists()\n"
+        "len(starts.read_text()) < 3 and pathlib.Path('sft/again').touch()"
+    )
+    assert (tmp_path / "starts").read_text() == "xxx"
+
+
+def test_sigterm_twice_within_a_second_is_one_request(stage: Stage, tmp_path: Path) -> None:
+    """As a batch system sends it: to the process, and to its group."""
+    signal_when(tmp_path / "sft" / "ready", signal.SIGTERM, signal.SIGTERM)
+    with pytest.raises(Stopped, match="everything is saved"):
+        stage(SAVES.replace("lambda *_: (", "lambda *_: (time.sleep(1), "))
+
+
+def test_behind_a_launcher_a_file_asks_to_stop_and_no_signal_is_sent(
+    tiny_recipe: TinyRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    script = (
+        "import pathlib, sys, time\npathlib.Path('sft/ready').touch()\n"
+        "while not pathlib.Path('sft/stop').exists(): time.sleep(0.05)\n"
+        "pathlib.Path('sft/stopped').touch(); sys.exit(1)"
+    )
+    several = load_recipe(tiny_recipe.path, ["launch.accelerate_config=z.yaml"])
+    monkeypatch.setattr(launch, "launch_command", lambda *_: [sys.executable, "-c", script])
+    signal_when(tmp_path / "sft" / "ready", signal.SIGTERM)
+    with pytest.raises(Stopped, match="everything is saved"):
+        launch.run_stage(several, tmp_path, "sft", on_poll=lambda: None, resume_with="rlhf run r.yaml")
+
+
+def test_of_many_processes_the_first_error_is_shown_once(stage: Stage) -> None:
+    with pytest.raises(StageError) as caught:
+        stage(
+            "import json, pathlib, sys\nfolder = pathlib.Path('sft/errors'); folder.mkdir()\n"
+            "for rank, text in enumerate(('connection closed', 'ValueError: the cause')):\n"
+            "    words = {'time': 10.0 - rank, 'rank': rank, 'text': text}\n"
+            "    (folder / f'rank-{rank}.json').write_text(json.dumps(words)); print('error:', text)\n"
+            "sys.exit(1)"
+        )
+    assert str(caught.value).startswith(
+        "the sft stage exited with 1:\n  ValueError: the cause\n  whole log: "
+    )
 
 
 def test_resumed_metrics_drop_what_the_checkpoint_never_saw_and_a_torn_line(tmp_path: Path) -> None:

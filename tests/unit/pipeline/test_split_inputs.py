@@ -93,6 +93,18 @@ def test_severities_count_where_they_turn_rows_away(tiny_recipe: TinyRecipe) -> 
     )
 
 
+def test_findings_beside_other_rows_count_where_they_turn_rows_away(tiny_recipe: TinyRecipe) -> None:
+    checks = "data.checks={severity: {duplicate: error, length_bias: error}}"
+    assert settings(tiny_recipe, checks) == settings(tiny_recipe)
+    found = settings(tiny_recipe, train("on_error: quarantine"), checks)
+    assert found["data.sft.train.checks.errors"] == ["nul", "duplicate"]
+
+
+def test_a_format_counts_where_it_is_another_than_the_suffix_says(tiny_recipe: TinyRecipe) -> None:
+    assert settings(tiny_recipe, train("format: jsonl")) == settings(tiny_recipe)
+    assert settings(tiny_recipe, train("format: text"))["data.sft.train.format"] == "text"
+
+
 def test_lists_of_words_count_by_their_content(
     tiny_recipe: TinyRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

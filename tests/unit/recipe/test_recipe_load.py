@@ -91,7 +91,7 @@ def test_every_kind_of_fault_is_told_at_once_with_its_line(tmp_path: Path) -> No
         ("reward=null", "ppo", "PPO needs a reward model"),
         ("reward.num_reference_samples=1", "ppo.shaping.normalize", "gives none"),
         ("sft.per_device_batch_size=3", "sft.global_batch_size", "not a multiple of per_device_batch_size=3"),
-        ("launch.num_processes=3", "sft.global_batch_size", "launch.num_processes = 24"),
+        ("launch.num_processes=3", "sft.global_batch_size", "3 processes = 24"),
         ("launch.num_processes=3", "ppo.global_batch_size", "a minibatch of 4 responses"),
         ("ppo.num_minibatches=3", "ppo.global_batch_size", "not a multiple of num_minibatches=3"),
         ("ppo.shaping={missing_eos_penalty: 2.0}", "ppo.shaping.missing_eos_penalty", "missing_eos is none"),

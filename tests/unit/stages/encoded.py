@@ -22,9 +22,10 @@ def read_of(folder, kind, rows, **source):
     return ReadSplit(KEYS[kind], kind, DataSource(path=str(path), **source))
 
 
-def split_of(folder, kind, rows, *, chat=False, quarantine=None, **source):
+def split_of(folder, kind, rows, *, chat=False, quarantine=None, severity=None, **source):
     """The rows as the stages read them."""
-    return Split(read_of(folder, kind, rows, **source), chat, ChecksSection(), quarantine)
+    checks = ChecksSection(severity=severity or {})
+    return Split(read_of(folder, kind, rows, **source), chat, checks, quarantine)
 
 
 def sft_section(**changes):

@@ -138,6 +138,20 @@ def test_the_faulty_rows_of_a_cached_split_are_told_to_the_next_run_too(tmp_path
     assert b"blank" in written[0]
 
 
+def test_cached_tokens_bring_their_own_faulty_rows_back_and_no_others(tmp_path, built):
+    file = tmp_path / "stage" / "quarantine.sft.train.jsonl"
+    file.parent.mkdir()
+    blank_a, blank_b = {"prompt": "a", "completion": " "}, {"prompt": "b", "completion": " "}
+    told = []
+    for rows in ([*ROWS, blank_a], [*ROWS, blank_b], ROWS, [*ROWS, blank_a], ROWS):
+        split = split_of(tmp_path, "sft", rows, quarantine=file, on_error="quarantine", max_faulty_share=0.5)
+        demonstrations(TOKENIZER, split, sft_section(), cache=tmp_path / "cache")
+        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+        told.append([json.loads(line)["values"]["prompt"] for line in lines])
+    assert told == [["a"], ["b"], [], ["a"], []]
+    assert len(built) == 3
+
+
 @pytest.mark.parametrize("damage", ["cut", "no facts", "half of the facts"])
 def test_a_damaged_cache_is_noticed_and_built_anew(tmp_path, built, capsys, damage):
     split, cache = split_of(tmp_path, "sft", ROWS), tmp_path / "cache"
@@ -182,3 +196,21 @@ def test_what_killed_builders_left_is_removed(tmp_path, killed):
     assert (built / "done").exists()
     assert (tmp_path / ".writing-other").exists() == (killed == "a living one's")
     assert not (tmp_path / ".writing-key").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "bad"),
+    [
+        ("no_label", {"prompt": "is it good? " * 20, "completion": " a"}),
+        ("cannot_encode", {"prompt": "a", "completion": " b<|eos|> c"}),
+    ],
+)
+def test_rows_without_tokens_stop_the_stage_or_are_left_out_as_their_severity_says(tmp_path, code, bad):
+    section = sft_section(max_length=20, over_length="truncate")
+    rows, cache = [ROWS[0], bad, ROWS[1]], tmp_path / "cache"
+    split = split_of(tmp_path, "sft", rows)
+    with pytest.raises(DataError, match=r"sft\.jsonl:2"):
+        demonstrations(TOKENIZER, split, section, cache=cache)
+    split = split_of(tmp_path, "sft", rows, severity={code: "warning"})
+    examples = demonstrations(TOKENIZER, split, section, cache=cache)
+    assert (len(examples.rows), examples.num_dropped) == (2, 1)

@@ -86,7 +86,11 @@ def test_a_template_that_does_not_stop_is_one_finding(tmp_path):
     read = read_of(tmp_path, "sft", [{"messages": dialogue("a", "b")}] * 3)
     assert found(read, sft_section(), tokenizer=tokenizer) == [("template_no_stop", "error", None)]
     tokenizer.chat_template = None
-    assert found(read, sft_section(), tokenizer=tokenizer) == [("cannot_encode", "error", None)]
+    for level in ("error", "off"):
+        severity = {"cannot_encode": level}
+        assert found(read, sft_section(), tokenizer=tokenizer, severity=severity) == [
+            ("cannot_encode", "error", None)
+        ]
 
 
 def test_ptx_rows_follow_the_rule_that_the_ppo_stage_follows(tmp_path):

@@ -126,3 +126,56 @@ def test_every_pass_of_a_choice_counts_faulty_rows_once(prepare: Prepare, tmp_pa
     assert len(list(split)) == 1
     assert split.counts["faulty"] == 1
     assert len((tmp_path / "stage" / "quarantine.jsonl").read_text().splitlines()) == 1
+
+
+REPEATED = [{"prompt": f"{name}?", "completion": "b"} for name in "ABCADA"]
+
+
+def test_rows_that_are_errors_beside_others_are_quarantined_with_their_reasons(
+    prepare: Prepare, tmp_path: Path
+) -> None:
+    split = prepare(
+        REPEATED,
+        quarantine=True,
+        on_error="quarantine",
+        max_faulty_share=0.5,
+        checks={"severity": {"duplicate": "error"}},
+        prepare={"sample": 10},
+    )
+    assert [item.place.row for item in split] == [1, 2, 3, 5]
+    assert (split.counts["rows"], split.counts["faulty"]) == (6, 2)
+    file = tmp_path / "stage" / "quarantine.jsonl"
+    written = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert [(one["row"], [fault["code"] for fault in one["faults"]]) for one in written] == [
+        (4, ["duplicate"]),
+        (6, ["duplicate"]),
+    ]
+
+
+def test_rows_that_are_errors_beside_others_stop_the_run_unless_a_step_leaves_them_out(
+    prepare: Prepare,
+) -> None:
+    checks = {"severity": {"duplicate": "error"}}
+    with pytest.raises(DataError, match=r"2 faults \(duplicate 2\)"):
+        list(prepare(REPEATED, checks=checks))
+    split = prepare(REPEATED, checks=checks, prepare={"deduplicate": "exact"})
+    assert [item.place.row for item in split] == [1, 2, 3, 5]
+
+
+def test_rows_that_make_pairs_together_are_all_counted(prepare: Prepare) -> None:
+    # in the order of their prompts the pairs lie at rows 5, 2 and 4; row 6 makes none
+    rows = [
+        {"prompt": prompt, "response": f"answer {score}", "score": score}
+        for prompt, score in [("A", 0.1), ("B", 0.9), ("C", 0.2), ("C", 0.7), ("A", 0.8), ("B", 0.3)]
+    ]
+    split = prepare(rows, "preference")
+    assert [item.place.row for item in split] == [5, 2, 4]
+    assert (split.counts["rows"], split.counts["records"]) == (6, 3)
+
+
+def test_a_row_that_makes_several_faulty_pairs_counts_once(prepare: Prepare) -> None:
+    rated = {"prompt": "Which?", "responses": ["first", "second", " "], "scores": [3, 2, 1]}
+    good = {"prompt": "Where?", "responses": ["first", "second"], "scores": [3, 2]}
+    split = prepare([rated, good], "preference", pairs="all", on_error="quarantine", max_faulty_share=0.5)
+    assert [item.place.row for item in split] == [1, 2]
+    assert split.counts["faulty"] == 1

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from prepared_rows import Prepare, many, row
 
+from rlhf.data.prepare import select as select_module
 from rlhf.data.scan import scan
 from rlhf.errors import DataError
 from rlhf.recipe.data import DataSource
@@ -215,3 +216,19 @@ def test_a_file_that_changes_between_passes_is_noticed(prepare: Prepare, tmp_pat
         file.write('{"prompt": "new", "completion": "row"}\n')
     with pytest.raises(DataError, match="changed while it was read"):
         list(rows)
+
+
+def test_a_file_that_shrinks_before_the_second_of_three_passes_is_noticed(
+    prepare: Prepare, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "rows.jsonl"
+
+    def shrinking(*arguments: Any) -> Any:
+        mask = find(*arguments)
+        file.write_text('{"prompt": "only", "completion": "one"}\n')
+        return mask
+
+    find = select_module._without_findings
+    monkeypatch.setattr(select_module, "_without_findings", shrinking)
+    with pytest.raises(DataError, match="changed while they were read"):
+        list(prepare(many(3), prepare={"drop": ["duplicate"]}))
