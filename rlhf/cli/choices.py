@@ -15,6 +15,19 @@ class KindName(StrEnum):
     rollout = "rollout"
 
 
+class FormatName(StrEnum):
+    """How files are written."""
+
+    jsonl = "jsonl"
+    json = "json"
+    csv = "csv"
+    tsv = "tsv"
+    text = "text"
+    parquet = "parquet"
+    arrow = "arrow"
+    hub = "hub"
+
+
 class ShapeName(StrEnum):
     """How rows are laid out."""
 

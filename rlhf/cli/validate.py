@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from rlhf.cli.choices import KindName, SetOption, ShapeName
+from rlhf.cli.choices import FormatName, KindName, SetOption, ShapeName
 from rlhf.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ Paths = Annotated[
     list[str], typer.Argument(metavar="PATH…|RECIPE", help="Data files or hub data sets; or one recipe.")
 ]
 Kind = Annotated[KindName | None, typer.Option("--as", help="Which records the files hold.")]
+FormatOption = Annotated[
+    FormatName | None, typer.Option("--format", help="The files' format; by the suffix where left out.")
+]
 ShapeOption = Annotated[
     ShapeName | None,
     typer.Option("--shape", help="How the rows are laid out; found by the columns if left out."),
@@ -72,6 +75,7 @@ FaultyShare = Annotated[
 def validate(
     paths: Paths,
     kind: Kind = None,
+    fmt: FormatOption = None,
     shape: ShapeOption = None,
     columns: Columns = None,
     keep_extra: KeepExtra = False,
@@ -93,16 +97,21 @@ def validate(
     from rlhf.data import report_of, separate
 
     severity = _severity(errors or [], warnings or [], off or [])
+    _keep_apart(paths, [path for path in (report, quarantine, clean) if path is not None])
     if kind is None:
         recipe = _recipe(paths, severity, sensitive_words, overrides or [])
         surveys = _survey_recipe(recipe, rules_only)
     else:
         given: dict[str, Any] = {
+            "format": fmt and fmt.value,
             "split": split,
             "shape": shape and shape.value,
             "columns": _mapping(columns or []),
+            "on_error": "quarantine" if max_faulty_share else "fail",
+            "max_faulty_share": max_faulty_share,
         }
-        sources = [{"path": path, "extra": "metadata" if keep_extra else "error", **given} for path in paths]
+        given |= {"extra": "metadata"} if keep_extra else {}  # left out, each shape has its own rule
+        sources = [{"path": path, **given} for path in paths]
         checks = None if rules_only else {"severity": severity, "sensitive_words": sensitive_words}
         surveys = _survey_files(sources, kind.value, chat, checks)
     if quarantine or clean:
@@ -113,6 +122,15 @@ def validate(
     _tell(reports, as_json, report)
     if any(one.refuses for one in reports):
         raise typer.Exit(1)
+
+
+def _keep_apart(inputs: list[str], outputs: list[Path]) -> None:
+    """Raise UsageError where an output would overwrite the data or another output."""
+    taken = {Path(name).resolve(): name for name in inputs}
+    for path in outputs:
+        if path.resolve() in taken or any(Path(name).is_dir() and Path(name) in path.parents for name in inputs):
+            raise UsageError(f"{path} would overwrite what is read, or another output", "Name another file.")
+        taken[path.resolve()] = str(path)
 
 
 def _severity(errors: list[str], warnings: list[str], off: list[str]) -> dict[str, str]:

@@ -32,6 +32,8 @@ class Fault:
         place = self.path
         if self.line is not None:
             place += f":{self.line}"
+            # several rows on one line, as in a JSON array that is written without line breaks
+            place += f" row {self.row}" if self.row is not None and self.row > self.line else ""
         elif self.row is not None:
             place += f" row {self.row}"
         field = "" if self.field is None else f" {self.field}:"

@@ -12,7 +12,7 @@ _FIELDS: Mapping[RecordKind, tuple[set[str], ...]] = {
 }
 
 
-def is_plain(fields: Mapping[str, object], kind: RecordKind) -> bool:
+def is_plain(fields: dict[str, object], kind: RecordKind) -> bool:
     """Whether the fields are texts that plainly make a valid record of this kind; False says nothing."""
     if fields.keys() not in _FIELDS[kind]:
         return False

@@ -1,5 +1,6 @@
 """What was found in one source, for people and for machines."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Literal
@@ -8,8 +9,10 @@ from rlhf.data.fault import Fault
 from rlhf.recipe.check_codes import CHECKS
 from rlhf.recipe.data import FileFormat, RecordKind, Shape
 
-SHOWN_A_CODE = 3
-"""Examples of each warning that the text report lists; errors are all listed, as far as they are kept."""
+SHOWN_WARNINGS = 3
+"""Examples of each warning that the text report lists."""
+SHOWN_ERRORS = 10
+"""Examples of each error in each field that it lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +90,35 @@ class Report:
     def as_text(self) -> str:
         """One line on the source, then one line a kept error and the first warnings of each code, then what was left out."""
         digest = "" if self.sha256 is None else f", sha256 {self.sha256[:12]}"
-        lines = [f"{self.path}: {self.num_rows} {self.kind} rows, {self.found}{digest}"]
-        errors = [fault for fault in self.faults if fault.severity == "error"]
-        lines += [f"  {fault}" for fault in errors]
-        if len(errors) < self.num_faults:
-            lines.append(f"  … and {self.num_faults - len(errors)} more")
-        return "\n".join(lines + self._warnings() + self._offenders())
+        rows = f"{self.num_rows} {self.kind} rows"
+        if self.num_records and self.num_records not in (self.num_rows, self.num_rows - self.num_faulty_rows):
+            rows += f" that make {self.num_records} records"
+        lines = [f"{self.path}: {rows}, {self.found}{digest}", *self._errors(), *self._warnings()]
+        if self.num_faulty_rows and not self.refuses:
+            share = (
+                f"{self.num_faulty_rows} of {self.num_rows} rows, up to {self.max_faulty_share:.1%} allowed"
+            )
+            lines.append(f"  the faulty rows are left out ({share})")
+        return "\n".join(lines + self._offenders())
+
+    def _errors(self) -> list[str]:
+        """In the order of the rows; of each kind in each field the first ones."""
+        seen = Counter[tuple[str, str | None]]()
+        lines: list[str] = []
+        for fault in self.faults:
+            if fault.severity == "error":
+                seen[fault.code, fault.field] += 1
+                if seen[fault.code, fault.field] <= SHOWN_ERRORS:
+                    lines.append(f"  {fault}")
+        if len(lines) < self.num_faults:
+            lines.append(f"  … and {self.num_faults - len(lines)} more, counted above")
+        return lines
 
     def _warnings(self) -> list[str]:
         lines: list[str] = []
         warnings = [fault for fault in self.faults if fault.severity == "warning"]
         for code in dict.fromkeys(fault.code for fault in warnings):
-            shown = [fault for fault in warnings if fault.code == code][:SHOWN_A_CODE]
+            shown = [fault for fault in warnings if fault.code == code][:SHOWN_WARNINGS]
             lines += [f"  warning: {fault}" for fault in shown]
             if (left := self.counts[code] - len(shown)) > 0:
                 lines.append(f"    … and {left} more of {code}")

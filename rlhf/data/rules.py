@@ -55,6 +55,12 @@ def _fault(
     value = detail["input"] if detail["loc"] else fields.get(field)
     if (location[-1] == "role" and value in _TOOL_ROLES) or location[-1] in _TOOL_KEYS:
         code, message = "tool_calls", "belongs to a tool call, which is not supported"
+    if code == "unknown_field" and len(location) > 1:
+        message, remedy = (
+            "is not a key of a message",
+            "Remove it, or name the `shape` that has it, such as openai.",
+        )
+        return make_fault(code, row.place, message, field=field, value=shorten(value), remedy=remedy)
     return make_fault(code, row.place, message, field=field, value=shorten(value))
 
 

@@ -100,8 +100,8 @@ class Survey:
             self.last_faulty = checked.place
         if checked.row is None:
             self.num_lasting += sum(one.row is None and one.severity == "error" for one in checked.faults)
-        if len(checked.faults) > 1:
-            place = checked.faults[0]
+        if len(checked.faults) > 1 and checked.row is not None:
+            place = checked.row.place
             codes = [fault.code for fault in checked.faults]
             self.worst.add(Offender(place.path, place.line, place.row, codes))
         self.num_records += checked.is_plain

@@ -16,7 +16,7 @@ CHECKS_OF_ROWS: dict[str, Check] = {
     "unknown_format": error(
         "source",
         "the suffix names no format, and `format` is not set",
-        "Set `format`: jsonl, json, csv, tsv, text, parquet or arrow.",
+        "Set `format` (--format): jsonl, json, csv, tsv, text, parquet or arrow; save spreadsheets as CSV.",
     ),
     "mixed_formats": error(
         "source",
@@ -35,14 +35,16 @@ CHECKS_OF_ROWS: dict[str, Check] = {
     ),
     "empty": error("source", "no rows, or none that makes a record", "Give at least one row."),
     # bytes and syntax
-    "bom": error(
-        "syntax", "a byte order mark at the start", "Save the file as UTF-8 without a byte order mark."
+    "bom": warning(
+        "syntax",
+        "a byte order mark at the start",
+        "Nothing here: it is passed over. Other readers take it for text; `--clean FILE` writes the rows without it.",
     ),
     "not_utf8": error("syntax", "bytes that are not UTF-8", "Save the file as UTF-8."),
     "bad_json": error(
         "syntax",
         "text that is not JSON",
-        "Correct the JSON; text in it must escape quotes, backslashes and line breaks.",
+        "Correct the JSON there: look for a trailing comma, single quotes, None or True, or a quote, backslash or line break that is not escaped.",
     ),
     "truncated": error(
         "syntax",
@@ -95,12 +97,12 @@ CHECKS_OF_ROWS: dict[str, Check] = {
     "unknown_field": error(
         "shape",
         "a column or a message's key that no field takes",
-        "Map it with `columns`, keep it with `extra: metadata`, or remove it.",
+        "Map it with `columns` (--column), keep it with `extra: metadata` (--keep-extra), or remove it.",
     ),
     "missing_field": error(
         "shape",
         "a required field is absent",
-        "Add it, or name the column that holds it in `columns`.",
+        "Add it, or name the column that holds it in `columns` (--column).",
     ),
     "metadata_clash": error(
         "shape",

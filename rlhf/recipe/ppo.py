@@ -131,7 +131,7 @@ class PPOSection(Section):
     max_prompt_length: int = Field(512, ge=1)
     """Longest prompt, in tokens."""
     over_length: Literal["error", "drop", "truncate"] = "error"
-    """What to do with longer prompts: stop and list them, leave them out (counted), or cut them (counted): a dialogue's oldest turns go, its system message and newest turns stay; a text keeps its newest tokens."""
+    """What to do with longer prompts: stop and list them, leave them out (counted), or cut them (counted): a dialogue's oldest turns go, its system message and newest turns stay; a text keeps its newest tokens. A newest turn that is too long by itself, such as a text that `data.chat` wraps, is left out (counted)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
     backbone: Literal["separate", "shared"] = "separate"

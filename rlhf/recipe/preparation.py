@@ -10,6 +10,9 @@ CleanStep = Literal["nfc", "nfkc", "control", "html", "whitespace"]
 Key = Annotated[str, Field(pattern=r"^(prompt|source|metadata\.[^.\s]+)$")]
 """What rows are grouped by: the prompt, the file they come from, or an entry of metadata."""
 
+_CURES: dict[str, tuple[str, ...]] = {"control": ("nul", "control_char"), "html": ("html",)}
+"""Step of clean-up -> codes of checks for what it takes out of the texts."""
+
 
 class Balance(Section):
     """Groups of rows made alike in size."""
@@ -53,7 +56,8 @@ class Preparation(Section):
     def codes(self) -> list[str]:
         """Codes of checks whose findings the steps leave out, so that they are no findings any more."""
         repeated = {"none": [], "exact": ["duplicate"], "near": ["duplicate", "near_duplicate"]}
-        return [*self.drop, *repeated[self.deduplicate]]
+        cured = [code for step in self.clean for code in _CURES.get(step, ())]
+        return [*self.drop, *cured, *repeated[self.deduplicate]]
 
 
 class Holdout(Section):

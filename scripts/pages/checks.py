@@ -7,8 +7,8 @@ CHECKS_INTRO = """# Checks of data
 
 Everything that `rlhf validate` and every run look for. A finding names file, line (or row), field, value and remedy.
 
-- An **error** refuses the row and stops a run before a model is loaded; with `on_error: quarantine` the row is left out and written down instead. `rlhf validate` exits with 1.
-- A **warning** is told and changes nothing.
+- An **error** refuses the row and stops a run before a model is loaded; with `on_error: quarantine` the row is left out and written down instead. What no row can be left out for stops it even so: a fault of a whole file, a leak, a finding about all rows together, and errors that the tokenizer shows. `rlhf validate` exits with 1.
+- A **warning** is told and changes nothing; but a row of which there are no tokens (`no_label`, `cannot_encode`) is then left out and counted.
 - [`data.checks.severity`](recipe.md#datachecks) in the recipe, or `--error CODE`, `--warning CODE` and `--off CODE` of [`rlhf validate`](cli.md#rlhf-validate), change that by code. Where the severity is "always error" they cannot: the row is broken, and there is nothing to train on.
 - [`prepare.drop`](recipe.md#prepare) leaves out rows with a finding of the given codes.
 

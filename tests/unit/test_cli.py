@@ -134,6 +134,12 @@ def test_validate_names_every_planted_line(call: Call, tmp_path: Path) -> None:
     assert call("validate", "rows.jsonl", "--as", "sft")[0] == 0
 
 
+def test_validate_lets_a_share_of_faulty_rows_pass(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b"}\n{"prompt": ""}\n')
+    for share, code in (("0", 1), ("0.3", 1), ("0.34", 0)):
+        assert call("validate", "rows.jsonl", "--as", "prompt", "--max-faulty-share", share)[0] == code
+
+
 def test_validate_reads_every_split_of_a_recipe(call: Call, tiny_recipe: TinyRecipe) -> None:
     code, out, err = call("validate", "recipe.yaml")
     assert code == 0
@@ -286,3 +292,25 @@ def test_registry_alias_survives_gc_and_gc_keeps_what_is_needed(call: Call, work
     assert call("registry", "gc", "--keep", "1")[1].startswith("removed a-sft@1 (")
     assert call("registry", "show", "a-sft@1")[0] == 1
     assert call("registry", "gc", "--keep", "0")[0] == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--clean", "x.jsonl"],
+        ["--quarantine", "./x.jsonl"],
+        ["--report", "x.jsonl"],
+        ["--clean", "y.jsonl", "--quarantine", "y.jsonl"],
+    ],
+)
+def test_validate_never_overwrites_what_it_reads_or_writes(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "x.jsonl", [{"prompt": "a"}])
+    before = (tmp_path / "x.jsonl").read_bytes()
+    code, _, err = call("validate", "x.jsonl", "--as", "prompt", *arguments)
+    assert code == 2
+    assert "would overwrite" in err
+    assert (tmp_path / "x.jsonl").read_bytes() == before
+    assert not (tmp_path / "y.jsonl").exists()

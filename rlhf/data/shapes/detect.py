@@ -59,6 +59,9 @@ def unknown_shape(source: DataSource, kind: RecordKind, first: Row) -> Fault:
         f"{', '.join(['records', *LAYOUTS])} (docs/data_shapes.md shows each)."
     )
     message = f"has columns that are no known shape of {kind} records: {columns}"
+    if len(first.values) == 1 and (mark := next((mark for mark in ";\t|" if mark in columns), None)):
+        message = f"has one column, whose name holds {mark!r}: {columns}"
+        remedy = "Save the table with commas, or with tabs as .tsv (`format: tsv`)."
     return make_fault("unknown_shape", first.place, message, remedy=remedy)
 
 

@@ -120,7 +120,7 @@ def prompts(tokenizer: PreTrainedTokenizerBase, split: Split, section: PPOSectio
     problems.raise_found()
     if not kept:
         raise DataError(
-            f"no prompt is left: all are longer than ppo.max_prompt_length={limit}, or cannot be encoded",
+            f"data.{split.read.key}: no prompt is left: all are longer than ppo.max_prompt_length={limit}, or cannot be encoded",
             "Raise ppo.max_prompt_length.",
         )
     return Prompts(kept, problems.num_dropped, problems.counts["truncated"], prepared(rows))

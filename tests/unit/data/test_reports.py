@@ -55,7 +55,7 @@ def test_reports_as_text_and_json(tmp_path: Path) -> None:
     assert render_text([report]).split("\n") == [
         f"{path}: 12 prompt rows, 12 faults (blank 12), sha256 {digest[:12]}",
         *(f"  {path}:{number}: {line}" for number in range(1, 11)),
-        "  … and 2 more",
+        "  … and 2 more, counted above",
     ]
     dumped = json.loads(json.dumps(render_json([report, report])))
     assert (dumped["num_rows"], dumped["num_faults"], dumped["num_warnings"]) == (24, 24, 0)
