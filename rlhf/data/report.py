@@ -44,7 +44,7 @@ class Report:
     faults: Sequence[Fault]
     """The kept findings, errors and warnings, in the order of the rows; those about the whole source at the end."""
     sha256: str | None
-    """Digest of the files' bytes, or of a hub data set's rows; None where they cannot be read."""
+    """Digest of the files' bytes, or of a hub data set's rows; None where they cannot be read, or for rules alone."""
     shape: Shape | None = None
     """How the rows are laid out; None where that was not found out."""
     num_records: int = 0

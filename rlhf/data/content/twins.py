@@ -22,9 +22,18 @@ def _are_turns_alike(one: Message, other: Message) -> bool:
 def _are_alike(one: str, other: str) -> bool:
     if one == other:
         return True
+    if _initials_differ(one[:1], other[:1]):
+        return False
     if one.isascii() and other.isascii():
         return _letters(one) == _letters(other) and normalise(one) == normalise(other)
     return not _start_otherwise(one, other) and normalise(one) == normalise(other)
+
+
+def _initials_differ(one: str, other: str) -> bool:
+    """Whether two ASCII letters differ in more than case: normal forms keep such a letter, accents after it or not."""
+    if not (one.isascii() and other.isascii() and one.isalpha() and other.isalpha()):
+        return False
+    return one.lower() != other.lower()
 
 
 def _letters(text: str) -> bytes:

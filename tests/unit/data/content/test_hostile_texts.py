@@ -25,10 +25,10 @@ def test_a_hostile_text_of_100_000_characters_is_searched_in_time(code: str) -> 
     find = FINDERS[code]
     for piece in PIECES:
         text = (piece * SIZE)[:SIZE]
-        start = time.perf_counter()
+        start = time.process_time()
         find(text)
         find(text + "\n<" + "x" * 50)
-        assert time.perf_counter() - start < 2.0, f"{code} on {piece!r}"
+        assert time.process_time() - start < 2.0, f"{code} on {piece!r}"
 
 
 PARTS = st.sampled_from(
