@@ -1,7 +1,7 @@
 """Whether two runs made the same: metrics but for the clock's, weights by SHA-256, every sampled token and score."""
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +13,28 @@ CLOCK_PARTS = ("runtime", "per_second", "seconds", "memory")
 MAX_SHOWN = 5
 
 
-def differences(
-    whole: RunFolder, killed: RunFolder, stages: Sequence[str], ignored: Collection[str] = ()
-) -> list[str]:
+def differences(whole: RunFolder, killed: RunFolder, stages: Sequence[str]) -> list[str]:
     """What differs between an uninterrupted run and a killed one, in words; empty where nothing does.
 
     Args:
         whole, killed: the two runs.
         stages: whose metrics count.
-        ignored: names of metrics that do not.
     """
     found: list[str] = []
     for stage in stages:
-        found += [f"{stage}: {text}" for text in _metrics(whole.lines(stage), killed.lines(stage), ignored)]
+        found += [f"{stage}: {text}" for text in _metrics(whole.lines(stage), killed.lines(stage))]
     found += _same_files("weights", digests(whole.registry), digests(killed.registry))
     folders = [run.path / "ppo" / "rollouts" for run in (whole, killed)]
     found += _rollouts(*folders)
     return found
 
 
-def comparable(line: dict[str, Any], ignored: Collection[str] = ()) -> dict[str, Any]:
-    """A line of metrics without what a clock or the machine decides, and without what is ignored."""
+def comparable(line: dict[str, Any]) -> dict[str, Any]:
+    """A line of metrics without what a clock or the machine decides."""
     return {
         name: value
         for name, value in line.items()
-        if name not in CLOCK and name not in ignored and not any(part in name for part in CLOCK_PARTS)
+        if name not in CLOCK and not any(part in name for part in CLOCK_PARTS)
     }
 
 
@@ -47,9 +44,7 @@ def digests(registry: Path) -> dict[str, str]:
     return {path.relative_to(registry).as_posix(): _sha256(path) for path in files}
 
 
-def _metrics(
-    whole: list[dict[str, Any]], killed: list[dict[str, Any]], ignored: Collection[str]
-) -> list[str]:
+def _metrics(whole: list[dict[str, Any]], killed: list[dict[str, Any]]) -> list[str]:
     found: list[str] = []
     if len(whole) != len(killed):
         steps = [sorted({line["step"] for line in lines}) for lines in (whole, killed)]
@@ -57,7 +52,7 @@ def _metrics(
             f"{len(whole)} lines of metrics, {len(killed)} when killed (steps {steps[0]}, {steps[1]})"
         )
     for first, second in zip(whole, killed, strict=False):
-        one, other = comparable(first, ignored), comparable(second, ignored)
+        one, other = comparable(first), comparable(second)
         names = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
         shown = ", ".join(f"{name} {one.get(name)} != {other.get(name)}" for name in names[:MAX_SHOWN])
         if names:

@@ -27,7 +27,7 @@ def main() -> int:
     print(f"folder: {folder}", flush=True)
     recipe = arguments.recipe or write_recipe(folder)
     try:
-        trial = Trial(folder, recipe, arguments.set, arguments.seed, arguments.ignore)
+        trial = Trial(folder, recipe, arguments.set, arguments.seed)
         problems, num_survived = trial.run(arguments.kills)
     except KillTestError as error:
         problems, num_survived = [str(error)], 0
@@ -52,7 +52,6 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--folder", help="keep the runs here; an uninterrupted run that it holds is used again"
     )
-    parser.add_argument("--ignore", nargs="+", default=[], metavar="METRIC", help="metrics that may differ")
     arguments = parser.parse_args()
     if arguments.kills < 1:
         parser.error("--kills must be 1 or more")

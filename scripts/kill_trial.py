@@ -5,7 +5,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -47,18 +47,9 @@ class Trial:
         recipe: the file.
         overrides: `KEY=VALUE` for `rlhf run --set`.
         seed: of the moments.
-        ignored: names of metrics that may differ.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        recipe: Path,
-        overrides: Sequence[str],
-        seed: int,
-        ignored: Collection[str] = (),
-    ) -> None:
-        self.ignored = ignored
+    def __init__(self, folder: Path, recipe: Path, overrides: Sequence[str], seed: int) -> None:
         self.folder = folder
         self.seed = seed
         self.rng = random.Random(seed)
@@ -126,7 +117,7 @@ class Trial:
         )
         this_round = Round(setting, whole, self.outputs / str(number), self.rng, self.tally)
         missed = this_round.run(kills)
-        found = differences(whole.folder, setting.folder, whole.stages, self.ignored)
+        found = differences(whole.folder, setting.folder, whole.stages)
         self.tally.problems += [f"round {number}: {text}" for text in found]
         broken = this_round.broken if not found else this_round.taken
         self.tally.failed += broken

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A chat model on UltraFeedback, one stage after the other; from the repository's root, in its environment.
-# RECIPE=recipes/ultrafeedback/llama-3.1-8b-zero3.yaml for the 8B model. Arguments, such as
+# RECIPE=recipes/ultrafeedback/llama-3.1-8b.yaml for the 8B model. Arguments, such as
 # --set workspace=/scratch/me, go to every command.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

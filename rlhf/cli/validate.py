@@ -128,7 +128,9 @@ def _keep_apart(inputs: list[str], outputs: list[Path]) -> None:
     """Raise UsageError where an output would overwrite the data or another output."""
     taken = {Path(name).resolve(): name for name in inputs}
     for path in outputs:
-        if path.resolve() in taken or any(Path(name).is_dir() and Path(name) in path.parents for name in inputs):
+        if path.resolve() in taken or any(
+            Path(name).is_dir() and Path(name) in path.parents for name in inputs
+        ):
             raise UsageError(f"{path} would overwrite what is read, or another output", "Name another file.")
         taken[path.resolve()] = str(path)
 

@@ -42,3 +42,10 @@ class Located(Generic[R]):
 
     record: R
     place: Place
+
+
+def where(place: Place) -> str:
+    """A place as messages name it."""
+    if place.line is not None:
+        return f"{place.path}:{place.line}"
+    return place.path if place.row is None else f"{place.path} row {place.row}"

@@ -295,10 +295,3 @@ def add_finding(held: Survey, finding: Finding, *, beside: Survey) -> None:
         held.num_faulty_rows += place not in held.refused_rows
         held.refused_rows.add(place)
         held.refused.setdefault(ordinal, []).append(fault)
-
-
-def where(place: Place) -> str:
-    """A place as messages name it."""
-    if place.line is not None:
-        return f"{place.path}:{place.line}"
-    return place.path if place.row is None else f"{place.path} row {place.row}"

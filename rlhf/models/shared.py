@@ -45,6 +45,9 @@ class SharedWeights:
         for weight, module, attribute in mine:
             own: nn.Parameter = getattr(module, attribute)
             setattr(module, attribute, self._held.setdefault(weight, held_for.get(own, own)))
+        # Its adapter and head follow: whoever joined first may be on the accelerator already.
+        for weight in list(self._held.values())[:1]:
+            model.to(weight.device)
 
 
 def parameter_bytes(models: Iterable[nn.Module]) -> int:

@@ -16,6 +16,7 @@ from typing import TextIO
 from rlhf.errors import StageError
 from rlhf.pipeline.cause import cause_of_death
 from rlhf.pipeline.stopped import Stopped
+from rlhf.pipeline.strategy import launcher_command, strategy_environment
 from rlhf.recipe import Recipe, Stage
 from rlhf.stages.inputs import AGAIN_FILE, ERRORS_FOLDER, LOG_FILE, STOP_FILE, STOPPED_FILE
 
@@ -31,28 +32,8 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def launch_command(recipe: Recipe, run_folder: Path, stage: Stage) -> list[str]:
-    """The stage's command line: one process, torchrun for several, `accelerate launch` where a configuration is named.
-
-    `accelerate launch --cpu --num_processes 2` starts one process without a word (accelerate 1.15); torchrun starts
-    two, and Accelerate finds them.
-    """
-    launch = recipe.launch
-    stage_arguments = ["-m", "rlhf.stages", str(run_folder), stage]
-    python = [sys.executable, "-u"]
-    if launch.accelerate_config is not None:
-        return [
-            *python,
-            *("-m", "accelerate.commands.launch", "--config_file", launch.accelerate_config),
-            *("--num_processes", str(launch.num_processes)),
-            *stage_arguments,
-        ]
-    if launch.num_processes > 1:
-        return [
-            *python,
-            *("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(launch.num_processes)),
-            *stage_arguments,
-        ]
-    return [*python, *stage_arguments]
+    """The stage's command line, behind whatever starts its processes."""
+    return [*launcher_command(recipe.launch), "-m", "rlhf.stages", str(run_folder), stage]
 
 
 def run_stage(
@@ -98,16 +79,12 @@ def _run_once(
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / ERRORS_FOLDER, ignore_errors=True)
     command = launch_command(recipe, run_folder, stage)
-    stop_file = folder / STOP_FILE if _has_launcher(recipe) else None
+    stop_file = folder / STOP_FILE if recipe.launch.has_launcher else None
     with (folder / LOG_FILE).open("a", encoding="utf-8") as log:
         log.write(f"\n$ {' '.join(command)}\n")
         log.flush()
         start_of_log = log.tell()
         return start_of_log, *_wait(command, log, _environment(recipe), on_poll, stop_file)
-
-
-def _has_launcher(recipe: Recipe) -> bool:
-    return recipe.launch.num_processes > 1 or recipe.launch.accelerate_config is not None
 
 
 def _wait(
@@ -189,16 +166,15 @@ def _before_exec(parent: int, *, ignore: Sequence[signal.Signals]) -> Callable[[
 
 
 def _environment(recipe: Recipe) -> dict[str, str]:
-    environment = dict(os.environ)
+    launch = recipe.launch
+    environment = os.environ | strategy_environment(launch)
     environment.setdefault("PYTHONUNBUFFERED", "1")
     environment.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SAVE_SECONDS))
-    if recipe.launch.num_processes == 1:
+    if launch.world_size == 1:
         # To Trainer, one process that sees several GPUs means nn.DataParallel, which TRL refuses: it sees the first.
         visible = environment.get("CUDA_VISIBLE_DEVICES", "0")
         environment["CUDA_VISIBLE_DEVICES"] = visible.partition(",")[0]
     else:
         # torchrun would set it to 1: share the cores instead.
-        environment.setdefault(
-            "OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // recipe.launch.num_processes))
-        )
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // launch.num_processes)))
     return environment

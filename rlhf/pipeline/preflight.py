@@ -3,9 +3,9 @@
 import importlib.util
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -20,7 +20,6 @@ from rlhf.recipe.model import ScratchModel
 from rlhf.recipe.training import TrainingSection
 from rlhf.stages.inputs import judges, run_folder
 
-_SHARDED = ("DEEPSPEED", "FSDP", "MEGATRON_LM")
 _BYTES_A_PARAMETER = 12
 """A checkpoint holds float32 weights and AdamW's two moments."""
 
@@ -80,14 +79,20 @@ def check_trackers(recipe: Recipe) -> None:
         )
 
 
-def check_strategy(recipe: Recipe, stages: Sequence[Stage]) -> None:
-    """Refuse PPO under an Accelerate configuration that shards or offloads: nothing here gathers its weights yet.
+def check_strategy(recipe: Recipe) -> None:
+    """Refuse what is not installed, and a configuration file under which models would be incomplete.
 
     Raises:
-        RecipeError: the configuration's distributed_type is DeepSpeed or FSDP and PPO is to run.
+        UsageError: ZeRO without DeepSpeed.
+        RecipeError: a file that is not YAML, or has a setting that no stage can work with.
     """
-    config = recipe.launch.accelerate_config
-    if config is None or "ppo" not in stages:
+    strategy, config = recipe.launch.strategy, recipe.launch.accelerate_config
+    if strategy.startswith("zero") and importlib.util.find_spec("deepspeed") is None:
+        raise UsageError(
+            f"launch.strategy: {strategy} is DeepSpeed's, which is not installed",
+            "pip install deepspeed, or take fsdp2, which PyTorch brings.",
+        )
+    if config is None:
         return
     try:
         content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
@@ -95,13 +100,32 @@ def check_strategy(recipe: Recipe, stages: Sequence[Stage]) -> None:
         raise RecipeError(
             f"launch.accelerate_config: {config}: not YAML: {error}", "Mend the file."
         ) from error
-    kind = str(content.get("distributed_type", "NO")) if isinstance(content, dict) else "NO"
-    if kind in _SHARDED:
+    faults = list(_config_faults(cast(dict[str, Any], content))) if isinstance(content, dict) else []
+    if faults:
         raise RecipeError(
-            f"launch.accelerate_config: {config}: PPO does not run under {kind} yet: it would generate from and publish "
-            "weights that are not whole on any process",
-            "Run --stage sft and --stage reward under it, and PPO under DDP (recipes/accelerate/ddp.yaml), with lora for size.",
+            f"launch.accelerate_config: {config}:\n" + "\n".join(f"  {fault}" for fault in faults),
+            "Mend the file, or take launch.strategy instead, which sets all of this.",
         )
+
+
+def _config_faults(content: dict[str, Any]) -> Iterator[str]:
+    kind = str(content.get("distributed_type", "NO"))
+    settings: dict[str, Any] = {}
+    for section in ("fsdp_config", "deepspeed_config"):
+        settings |= content.get(section) or {}
+    if kind == "MEGATRON_LM":
+        yield "distributed_type: MEGATRON_LM: no stage runs under it"
+    if kind == "FSDP" and settings.get("fsdp_version", 1) != 2:
+        yield "fsdp_version: the first one is not supported: set 2"
+    if kind == "FSDP" and settings.get("fsdp_cpu_ram_efficient_loading") is not False:
+        yield "fsdp_cpu_ram_efficient_loading: must be false: frozen models would be empty on all processes but the first"
+    if kind == "FSDP" and settings.get("fsdp_state_dict_type", "SHARDED_STATE_DICT") != "FULL_STATE_DICT":
+        yield "fsdp_state_dict_type: must be FULL_STATE_DICT: no whole model could be published"
+    if kind == "DEEPSPEED" and settings.get("zero_stage") == 3:
+        if settings.get("zero3_init_flag") is not False:
+            yield "zero3_init_flag: must be false: frozen models would be cut into parts as they are loaded"
+        if settings.get("zero3_save_16bit_model") is not True:
+            yield "zero3_save_16bit_model: must be true: no whole model could be published"
 
 
 def check_data(recipe: Recipe, stages: Sequence[Stage]) -> list[Report]:

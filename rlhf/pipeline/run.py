@@ -161,7 +161,7 @@ class _Pipeline:
         """The chosen stages and those that they start from, once the recipe fits this machine."""
         needed = self.planner.needed(chosen)
         check_sources(self.recipe, needed)
-        check_strategy(self.recipe, chosen)
+        check_strategy(self.recipe)
         check_trackers(self.recipe)
         return needed
 

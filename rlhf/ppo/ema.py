@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from rlhf.errors import CheckpointError
 
 
 class PolicyEMA:
-    """A float32 shadow of the parameters that train (with LoRA: of the adapter alone), on their devices.
+    """A float32 shadow of the parameters that train (with LoRA: of the adapter alone), on their devices, in their parts.
 
     It starts as the weights themselves, so that there is no start-up bias to correct.
 
@@ -63,8 +64,8 @@ class PolicyEMA:
             self._is_applied = False
 
     def state_dict(self) -> dict[str, Any]:
-        """The shadow; the decay is the recipe's."""
-        return {"shadow": dict(self._shadow)}
+        """The shadow, whole; the decay is the recipe's. Every rank calls it, since each may hold a part."""
+        return {"shadow": {name: _whole(value) for name, value in self._shadow.items()}}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore the shadow, from any device.
@@ -89,9 +90,21 @@ class PolicyEMA:
                 "Start anew with --fresh, or restore the model and adapter settings that wrote the checkpoint.",
             )
         for name, value in shadow.items():
-            self._shadow[name].copy_(value)
+            self._shadow[name].copy_(_parted(value, self._shadow[name]))
 
     @torch.no_grad()
     def _copy(self, values: Mapping[str, Tensor]) -> None:
         for name, weight in self._weights.items():
             weight.copy_(values[name])
+
+
+def _whole(value: Tensor) -> Tensor:
+    return value.full_tensor().cpu() if isinstance(value, DTensor) else value
+
+
+def _parted(value: Tensor, like: Tensor) -> Tensor:
+    """This rank's part of a whole tensor, which every rank holds."""
+    if not isinstance(like, DTensor):
+        return value
+    # Each rank cuts out its own: no broadcast from the first one.
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)

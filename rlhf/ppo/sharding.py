@@ -10,13 +10,43 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import disable_fsdp_ram_efficient_loading
+from accelerate.utils import DistributedType, disable_fsdp_ram_efficient_loading
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+from rlhf.errors import RecipeError
+from rlhf.ppo import zero
+from rlhf.recipe.ppo import PPOSection
+from rlhf.recipe.sharding_combinations import find_sharding
 
 
-def prepare_accelerator(accelerator: Accelerator) -> None:
-    """Settings that PPO needs of Accelerate's plugin; before models are loaded, since it decides how they are."""
+class PPOAccelerator(Accelerator):
+    """As Accelerator; under DeepSpeed too, `autocast` is what lowers the precision."""
+
+    def autocast(self, autocast_handler: Any = None) -> Any:
+        """See `Accelerator.autocast`."""
+        if _is_zero(self) and zero.uses_autocast(self):
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return super().autocast(autocast_handler)
+
+
+def precision(accelerator: Accelerator) -> str:
+    """Of forward passes: `bf16` or `no`; under DeepSpeed Accelerate's own answer is another."""
+    if _is_zero(accelerator):
+        return "bf16" if zero.uses_autocast(accelerator) else "no"
+    return accelerator.mixed_precision
+
+
+def prepare_accelerator(accelerator: Accelerator, section: PPOSection) -> None:
+    """Settings that PPO needs of Accelerate's plugin; before models are loaded, since it decides how they are.
+
+    Raises:
+        RecipeError: what PPO cannot do under the strategy, also where an Accelerate configuration chose it.
+    """
+    _refuse(accelerator, section)
+    if _is_zero(accelerator):
+        zero.configure(accelerator, section)
     if accelerator.is_fsdp2:
         plugin = cast(Any, accelerator.state).fsdp_plugin
         # Every process loads whole models: the frozen ones stay whole.
@@ -45,9 +75,9 @@ def prepare(
     return prepared, prepared_optimizer
 
 
-def is_sharded(model: nn.Module) -> bool:
-    """Whether a process holds only a part of the prepared actor-critic's weights outside `whole_weights`."""
-    return isinstance(model, FSDPModule)
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Whether a process holds only a part of the actor-critic's weights outside `whole_weights`."""
+    return accelerator.is_fsdp2 or (_is_zero(accelerator) and zero.stage(accelerator) == 3)
 
 
 @contextmanager
@@ -62,7 +92,8 @@ def whole_weights(accelerator: Accelerator, model: nn.Module) -> Iterator[None]:
         model: the prepared actor-critic.
     """
     if not isinstance(model, FSDPModule):
-        yield
+        with zero.gathered(model) if is_sharded(accelerator) else nullcontext():
+            yield
         return
     # Else the first module that runs would become FSDP's root, and that is a layer.
     cast(Any, model)._get_fsdp_state()._lazy_init()
@@ -89,9 +120,51 @@ def exchanging(accelerator: Accelerator, model: nn.Module, *, last: bool) -> Abs
         model: the prepared actor-critic.
         last: whether the optimizer's step comes next.
     """
+    if _is_zero(accelerator):
+        cast(Any, model).set_gradient_accumulation_boundary(last)
+        return nullcontext()
     if last or isinstance(model, FSDPModule):
         return nullcontext()
     return accelerator.no_sync(model)
+
+
+def backward(accelerator: Accelerator, model: nn.Module, loss: Tensor) -> None:
+    """A micro-batch's backward pass and nothing more: DeepSpeed by way of Accelerate would take the optimizer's step too."""
+    if _is_zero(accelerator):
+        cast(Any, model).backward(loss)
+    else:
+        accelerator.backward(loss)
+
+
+def clip(
+    accelerator: Accelerator, model: nn.Module, parameters: list[nn.Parameter], max_norm: float
+) -> float:
+    """Clip gradients to a norm over all ranks; DeepSpeed does so in its step.
+
+    Returns:
+        The norm before, the same on all ranks; 0 without a gradient.
+    """
+    if _is_zero(accelerator):
+        return zero.gradient_norm(model)
+    norm = accelerator.clip_grad_norm_(parameters, max_norm)
+    if isinstance(norm, DTensor):
+        norm = norm.full_tensor()
+    return float(norm) if norm is not None else 0.0
+
+
+def step(accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """The optimizer's step; no gradient is left after it."""
+    if _is_zero(accelerator):
+        cast(Any, model).step()
+        return
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def drop_gradients(accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Forget what has accumulated, without a step."""
+    target = cast(Any, model).optimizer if _is_zero(accelerator) else optimizer
+    target.zero_grad(set_to_none=True)
 
 
 def whole_state(module: nn.Module) -> dict[str, Tensor]:
@@ -103,9 +176,30 @@ def whole_state(module: nn.Module) -> dict[str, Tensor]:
         tensors = [*part._parameters.items(), *((n, b) for n, b in part._buffers.items() if n not in skipped)]
         for name, tensor in tensors:
             if tensor is not None:
-                copied.setdefault(tensor, tensor.detach().cpu())
+                if tensor not in copied:
+                    copied[tensor] = tensor.detach().to("cpu", copy=True)
                 state[f"{prefix}.{name}" if prefix else name] = copied[tensor]
     return state
+
+
+def _is_zero(accelerator: Accelerator) -> bool:
+    return accelerator.distributed_type == DistributedType.DEEPSPEED
+
+
+def _refuse(accelerator: Accelerator, section: PPOSection) -> None:
+    strategy = "ddp"
+    if _is_zero(accelerator):
+        strategy = f"zero{zero.stage(accelerator)}"
+    elif accelerator.distributed_type == DistributedType.FSDP:
+        strategy = "fsdp2" if accelerator.is_fsdp2 else "fsdp1"
+    if strategy in ("zero0", "fsdp1"):
+        raise RecipeError(
+            f"PPO does not run under {strategy}", "Set launch.strategy to fsdp2, zero2 or zero3."
+        )
+    tree = {"launch": {"strategy": strategy}, "ppo": section.model_dump(mode="json")}
+    faults = [f"  {'.'.join(map(str, place))}: {message}" for place, message in find_sharding(tree)]
+    if faults:
+        raise RecipeError("\n".join(["PPO cannot run so:", *faults]))
 
 
 def _layer_classes(model: nn.Module) -> list[str]:

@@ -18,7 +18,7 @@ from rlhf.ppo.objective import objective
 from rlhf.ppo.prompts import permutation
 from rlhf.ppo.ptx import PTX
 from rlhf.ppo.schedule import set_learning_rates
-from rlhf.ppo.sharding import exchanging
+from rlhf.ppo.sharding import backward, clip, drop_gradients, exchanging, precision, step
 from rlhf.ppo.spikes import GradientNorms
 from rlhf.recipe.ppo import PPOSection
 
@@ -120,7 +120,7 @@ class Updater:
                 self._check_ratio(stats["abs_log_ratio"], step)
             stopped = section.target_kl is not None and stats["approxkl"] > section.target_kl
             if stopped:
-                self.optimizer.zero_grad(set_to_none=True)
+                drop_gradients(self.accelerator, self.model, self.optimizer)
                 break
             norms.append(self._optimizer_step(shared, rows, number))
         return _metrics(seen, norms, rates, stopped=stopped)
@@ -147,7 +147,7 @@ class Updater:
             last = place == len(micro_batches) - 1
             with exchanging(accelerator, self.model, last=last):
                 loss, stats = self._loss(shared, micro, num_tokens)
-                accelerator.backward(loss * accelerator.num_processes)
+                backward(accelerator, self.model, loss * accelerator.num_processes)
             parts.append(stats)
         peak = torch.stack([part.pop("ratio_max") for part in parts]).max()
         for part in parts:
@@ -189,8 +189,7 @@ class Updater:
                 sft_rows=self._sft_rows(shared, number),
             )
         self._hold_frozen_groups()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        step(self.accelerator, self.model, self.optimizer)
         return norms
 
     def _clip(self) -> dict[str, float]:
@@ -206,11 +205,10 @@ class Updater:
                 ]
                 for role in ("policy", "critic")
             }
-        norms: dict[str, float] = {}
-        for name, members in parameters.items():
-            norm = self.accelerator.clip_grad_norm_(members, self.section.max_grad_norm)
-            norms[name] = float(norm) if norm is not None else 0.0
-        return norms
+        return {
+            name: clip(self.accelerator, self.model, members, self.section.max_grad_norm)
+            for name, members in parameters.items()
+        }
 
     def _hold_frozen_groups(self) -> None:
         """Give AdamW no gradient where the rate is 0: zeros would run its step count while its moments stay empty."""
@@ -252,9 +250,7 @@ class Updater:
         return sorted(self.ptx.chosen(shared.number, number))
 
     def _check_ratio(self, abs_log_ratio: float, step: int) -> None:
-        limit = self.section.max_ratio_deviation or MAX_RATIO_DEVIATION.get(
-            self.accelerator.mixed_precision, 0.02
-        )
+        limit = self.section.max_ratio_deviation or MAX_RATIO_DEVIATION.get(precision(self.accelerator), 0.02)
         if abs_log_ratio > limit:
             raise TrainingError(
                 f"step {step + 1}: mean |log ratio| on the first minibatch is {abs_log_ratio:.3g}, above {limit:.3g}: "

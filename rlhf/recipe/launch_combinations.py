@@ -50,7 +50,10 @@ def _config(tree: Tree) -> Iterator[Fault]:
     where = ("launch", "accelerate_config")
     strategy, machines = at(tree, "launch", "strategy"), whole(tree, "launch", "num_machines")
     if strategy not in (None, "ddp"):
-        yield where, f"the file says what is shared out, and so does strategy: {strategy}: leave one of them out"
+        yield (
+            where,
+            f"the file says what is shared out, and so does strategy: {strategy}: leave one of them out",
+        )
     if machines and machines > 1:
         yield (
             where,

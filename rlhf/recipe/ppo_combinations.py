@@ -6,6 +6,7 @@ from rlhf.recipe.evaluation_combinations import find_evaluation
 from rlhf.recipe.launch_combinations import world_size
 from rlhf.recipe.ppo import KLSection, PPOSection
 from rlhf.recipe.reward_combinations import find_rewards
+from rlhf.recipe.sharding_combinations import find_sharding
 from rlhf.recipe.tree import Fault, Tree, at, whole
 
 
@@ -19,6 +20,7 @@ def find_ppo(tree: Tree) -> Iterator[Fault]:
     yield from _losses(tree)
     yield from _replay(tree)
     yield from _backbone(tree)
+    yield from find_sharding(tree)
 
 
 def _sizes(tree: Tree) -> Iterator[Fault]:

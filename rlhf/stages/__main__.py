@@ -47,7 +47,9 @@ def main() -> int:
 
 def _run(run_folder: Path, stage: Stage) -> bool:
     from rlhf.stages.context import StageContext
+    from rlhf.stages.sharded import prepare_process
 
+    prepare_process()
     context = StageContext.read(run_folder, stage)
     if stage == "sft":
         from rlhf.stages.sft import run

@@ -11,69 +11,23 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.training_args import TrainingArguments
 
 from rlhf.checkpoint import Checkpoints
-from rlhf.metrics import MetricsLog
 from rlhf.ppo.spikes import GradientNorms
+from rlhf.recipe.launch import LaunchSection
 from rlhf.recipe.training import TrainingSection
 from rlhf.stages.agreement import any_rank, first_rank
 from rlhf.stages.context import StageContext
 from rlhf.stages.saving import save
-from rlhf.stages.sharded import let_cpus_shard
+from rlhf.stages.sharded import let_cpus_shard, load_weights, require_layout, require_loadable
 from rlhf.stages.signals import stop_requested
 from rlhf.stages.spikes import SpikeError, keep_norms, passed_over, restore_norms, stop_or_roll_back
 from rlhf.stages.step_rows import can_save_before, rows_of_steps
-
-
-def training_arguments(
-    context: StageContext,
-    section: TrainingSection,
-    *,
-    has_eval: bool,
-    best_metric: str,
-    greater_is_better: bool,
-) -> dict[str, Any]:
-    """Arguments that both trainers share, from the recipe."""
-    processes = context.recipe.launch.world_size
-    per_device = section.per_device_batch_size
-    select = has_eval and (section.select_best or section.patience is not None)
-    return {
-        "output_dir": str(context.folder),
-        "learning_rate": section.learning_rate,
-        "num_train_epochs": section.num_epochs,
-        "max_steps": section.max_steps or -1,
-        "per_device_train_batch_size": per_device,
-        "per_device_eval_batch_size": per_device,
-        "gradient_accumulation_steps": section.global_batch_size // (per_device * processes),
-        "lr_scheduler_type": "cosine_with_min_lr",
-        "lr_scheduler_kwargs": {"min_lr_rate": section.lr_floor_fraction},
-        "warmup_steps": section.warmup_fraction,
-        "weight_decay": section.weight_decay,
-        "max_grad_norm": section.max_grad_norm,
-        "gradient_checkpointing": section.gradient_checkpointing,
-        "bf16": context.use_bf16,
-        "use_cpu": not torch.cuda.is_available(),
-        "seed": context.recipe.stage_seed(context.stage),
-        "eval_strategy": "steps" if has_eval else "no",
-        "eval_steps": section.eval_every_steps,
-        "save_strategy": "steps",
-        "save_steps": section.save_every_steps,
-        "metric_for_best_model": best_metric if select else None,
-        "greater_is_better": greater_is_better if select else None,
-        # Off by default, and then a resumed run forgets how much patience was used up.
-        "restore_callback_states_from_checkpoint": True,
-        "logging_steps": 10,
-        "logging_nan_inf_filter": False,
-        "report_to": list(context.recipe.trackers) or "none",
-        "run_name": f"{context.recipe.name}-{context.stage}",
-        "disable_tqdm": True,
-        "dataloader_pin_memory": torch.cuda.is_available(),
-        "remove_unused_columns": False,
-        "max_length": None,
-    }
+from rlhf.stages.trainer_metrics import TrainerMetrics
 
 
 class CheckpointingTrainer(Trainer):
     """A Trainer whose checkpoints appear whole or not at all, as `step-N`; mixed in before TRL's class."""
 
+    launch: LaunchSection
     checkpoints: Checkpoints
     keep_checkpoints: int
     best_metric: str
@@ -82,12 +36,20 @@ class CheckpointingTrainer(Trainer):
     stopped = False
     gradient_norms: GradientNorms
     passed_over: frozenset[int]
+    metrics: TrainerMetrics
+    resumed_from: Path | None = None
     _writing: Path | None = None
 
     def create_accelerator_and_postprocess(self) -> None:
         """Trainer's, on CPUs too."""
         let_cpus_shard()
         super().create_accelerator_and_postprocess()
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's; then the model must lie on the processes as the recipe says."""
+        prepared = super()._prepare_for_training(*args, **kwargs)
+        print(f"runs as: {require_layout(self, self.launch)}", flush=True)
+        return prepared
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Trainer's; nothing in a step that a rollback took out: without gradients, AdamW leaves the weights alone."""
@@ -143,6 +105,7 @@ class CheckpointingTrainer(Trainer):
         # Trainer's own, not TRL's, which would write a model card into the stage's folder first.
         Trainer._save_checkpoint(self, model, trial)
         self.state.best_global_step = best_step
+        self.metrics.save(folder)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             nested = folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
@@ -167,7 +130,7 @@ class CheckpointingTrainer(Trainer):
         best = self.checkpoints.best(self.best_metric, greater_is_better=self.greater_is_better)
         if best is not None and best.step != self.state.global_step:
             best = first_rank(self.accelerator, partial(self.checkpoints.prove, best.step))
-            self._load_from_checkpoint(str(best.path))
+            load_weights(self, best.path)
         return best.step if best else None
 
     def save_before_spike(self) -> None:
@@ -179,6 +142,7 @@ class CheckpointingTrainer(Trainer):
             and can_save_before(self.accelerator)
             and first_rank(self.accelerator, lambda: step not in saved)
         ):
+            self.metrics.take_back_step()
             self._save_checkpoint(self.model_wrapped, None)
 
     def save_weights(self, folder: Path) -> None:
@@ -191,40 +155,10 @@ class CheckpointingTrainer(Trainer):
 
 
 class StageCallback(TrainerCallback):
-    """Metrics file, a checkpoint at each new best, and a stop after saving when a signal asked for it."""
+    """A checkpoint at each new best, and a stop after saving when a signal asked for it."""
 
-    def __init__(self, context: StageContext, trainer: CheckpointingTrainer) -> None:
-        self.context = context
+    def __init__(self, trainer: CheckpointingTrainer) -> None:
         self.trainer = trainer
-        self.log: MetricsLog | None = None
-        self.first_step = 0
-        self.last_logged = 0
-
-    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        """Open the metrics file at the step that the run goes on from."""
-        self.first_step = self.last_logged = state.global_step
-        self.log = MetricsLog(
-            self.context.folder / "metrics.jsonl",
-            total_steps=state.max_steps,
-            resume_step=state.global_step,
-            enabled=state.is_world_process_zero,
-        )
-
-    def on_log(
-        self, args: TrainingArguments, state: Any, control: Any, logs: Any = None, **kwargs: Any
-    ) -> None:
-        """Write numbers; text is Trainer's own chatter."""
-        numbers = {
-            name: float(value) for name, value in (logs or {}).items() if isinstance(value, (int, float))
-        }
-        if "loss" in numbers:
-            window = range(self.last_logged + 1, state.global_step + 1)
-            self.last_logged = state.global_step
-            if self.trainer.passed_over.intersection(window):
-                del numbers["loss"], numbers["grad_norm"]  # means over steps that were not made
-        nothing_trained = "train_runtime" in numbers and state.global_step == self.first_step
-        if self.log is not None and numbers and not nothing_trained:
-            self.log.write(state.global_step, numbers)
 
     def on_evaluate(
         self, args: TrainingArguments, state: Any, control: Any, metrics: Any = None, **kwargs: Any
@@ -264,13 +198,16 @@ def attach(
     greater_is_better: bool,
 ) -> None:
     """Give a constructed trainer its checkpoints and callbacks."""
+    trainer.launch = context.recipe.launch
     trainer.checkpoints = context.checkpoints
     trainer.keep_checkpoints = section.keep_checkpoints
     trainer.best_metric = best_metric
     trainer.greater_is_better = greater_is_better
     trainer.gradient_norms = GradientNorms(section.spike_factor)
     trainer.passed_over = passed_over(context.folder)
-    trainer.add_callback(StageCallback(context, trainer))
+    trainer.metrics = TrainerMetrics(context.folder / "metrics.jsonl", trainer)
+    trainer.add_callback(trainer.metrics)
+    trainer.add_callback(StageCallback(trainer))
     if section.patience is not None:
         trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=section.patience))
 
@@ -286,7 +223,10 @@ def train(trainer: CheckpointingTrainer, context: StageContext, section: Trainin
         Rollback: where it has.
     """
     newest = first_rank(trainer.accelerator, trainer.checkpoints.recover)
+    if newest is not None:
+        require_loadable(trainer.accelerator, newest.path)
     restore_norms(newest, trainer.gradient_norms)
+    trainer.resumed_from = newest.path if newest else None
     try:
         trainer.train(resume_from_checkpoint=str(newest.path) if newest else None)
     except SpikeError as error:

@@ -1,12 +1,13 @@
 """The PPO runner: puts models, data, checkpoints and records around `rlhf.ppo`'s trainer."""
 
+import os
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import InitProcessGroupKwargs, set_seed
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -24,7 +25,14 @@ from rlhf.ppo.ptx import PTX, SFTRow
 from rlhf.ppo.replay import RecordedRollouts, ReplayCollector
 from rlhf.ppo.rewards import ScoreShaping
 from rlhf.ppo.rollout import Collector
-from rlhf.ppo.sharding import is_sharded, prepare, prepare_accelerator, whole_state, whole_weights
+from rlhf.ppo.sharding import (
+    PPOAccelerator,
+    is_sharded,
+    prepare,
+    prepare_accelerator,
+    whole_state,
+    whole_weights,
+)
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.ppo.update import Updater
 from rlhf.ppo.watch import Watch
@@ -35,6 +43,7 @@ from rlhf.stages.ppo_samples import write_samples
 from rlhf.stages.ptx_rule import ptx_section
 from rlhf.stages.publish import publish
 from rlhf.stages.reward_sources import Rewards, build_rewards, load_critic
+from rlhf.stages.sharded import let_cpus_shard, prepare_process
 from rlhf.stages.tokens.examples import demonstrations
 from rlhf.stages.tokens.prompts import prompts
 from rlhf.stages.tokens.rows import DEMONSTRATIONS, TokenRows
@@ -45,14 +54,7 @@ def run(context: StageContext) -> bool:
     """Train and publish; False when a signal stopped it after saving."""
     section = context.recipe.ppo
     assert section is not None
-    accelerator = Accelerator(
-        mixed_precision="bf16" if context.use_bf16 else "no",
-        cpu=not torch.cuda.is_available(),
-        log_with=list(context.recipe.trackers) or None,
-        project_dir=str(context.folder),
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=_patience(section))],
-    )
-    prepare_accelerator(accelerator)
+    accelerator = _accelerator(context, section)
     set_seed(context.recipe.stage_seed("ppo"))
     policy_input = context.inputs.policy
     assert policy_input is not None
@@ -73,6 +75,24 @@ def run(context: StageContext) -> bool:
         )
     accelerator.end_training()
     return True
+
+
+def _accelerator(context: StageContext, section: PPOSection) -> Accelerator:
+    prepare_process()
+    # Accelerate takes DeepSpeed from the environment only where it is not told that this is a CPU.
+    on_cpu = not torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true"
+    group = InitProcessGroupKwargs(timeout=_patience(section))
+    PartialState(cpu=on_cpu, **group.to_kwargs())
+    let_cpus_shard()
+    accelerator = PPOAccelerator(
+        mixed_precision="bf16" if context.use_bf16 else "no",
+        cpu=on_cpu,
+        log_with=list(context.recipe.trackers) or None,
+        project_dir=str(context.folder),
+        kwargs_handlers=[group],
+    )
+    prepare_accelerator(accelerator, section)
+    return accelerator
 
 
 def _trainer(
@@ -272,7 +292,7 @@ def _save(
     model = cast(ActorCritic, accelerator.unwrap_model(prepared))
     cast(Any, model.policy).config.pad_token_id = tokenizer.pad_token_id
     for part, place in ((model.policy, folder), (model.critic, folder / "critic")):
-        given = {"state_dict": whole_state(part)} if is_sharded(prepared) else {}
+        given = {"state_dict": whole_state(part)} if is_sharded(accelerator) else {}
         cast(Any, part).save_pretrained(str(place), **given)
     for card in folder.rglob("README.md"):  # PEFT's empty model cards
         card.unlink()

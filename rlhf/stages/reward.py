@@ -16,12 +16,15 @@ from rlhf.models.load import load_causal_lm, new_reward_model
 from rlhf.models.tokenizer import pad_id, stop_token_ids
 from rlhf.ppo.engines.hf import HFEngine
 from rlhf.ppo.noise import EVALUATION_STREAM, sampling_noise
+from rlhf.ppo.sharding import whole_weights
 from rlhf.recipe.training import RewardSection
 from rlhf.registry.manifest import Probe, RewardStats
 from rlhf.stages.context import StageContext
-from rlhf.stages.hf_trainer import CheckpointingTrainer, attach, train, training_arguments
+from rlhf.stages.hf_arguments import training_arguments
+from rlhf.stages.hf_trainer import CheckpointingTrainer, attach, train
 from rlhf.stages.publish import publish_trained
 from rlhf.stages.reward_report import reward_report
+from rlhf.stages.sharded import loading_whole
 from rlhf.stages.tokens.encoders import Pair
 from rlhf.stages.tokens.examples import Examples, pairs
 from rlhf.stages.tokens.rows import Column, TokenRows
@@ -120,19 +123,20 @@ def _publish(
     *,
     is_held_out: bool,
 ) -> None:
-    """Score pairs, probe and reference samples in float32 on every rank (no collectives), then publish."""
+    """Score pairs, probe and reference samples in float32, the same ones on every rank, then publish."""
     model = cast(nn.Module, trainer.accelerator.unwrap_model(trainer.model))
-    chosen, rejected = (
-        score_token_lists(model, Column(rows.dataset, name), batch_size=SCORING_BATCH)
-        for name in ("chosen_ids", "rejected_ids")
-    )
+    with whole_weights(trainer.accelerator, cast(nn.Module, trainer.model_wrapped)):
+        chosen, rejected = (
+            score_token_lists(model, Column(rows.dataset, name), batch_size=SCORING_BATCH)
+            for name in ("chosen_ids", "rejected_ids")
+        )
+        stats = _reference_stats(context, model, tokenizer, section, rows)
     prefix = "eval" if is_held_out else "train"
     metrics = {f"{prefix}/{name}": value for name, value in reward_report(rows, chosen, rejected).items()}
     probes = [row.chosen_ids for row in rows[:NUM_PROBES]]
     scale = max(1.0, *(abs(score) for score in chosen[:NUM_PROBES]))
     # The same weights give the same scores up to the rounding of another device; a new head differs by its scale.
     probe = Probe(token_ids=probes, scores=chosen[:NUM_PROBES], tolerance=0.02 * scale)
-    stats = _reference_stats(context, model, tokenizer, section, rows)
     print(f"report: {metrics}\nreference samples: {stats}", flush=True)
     publish_trained(context, trainer, tokenizer, metrics, reward_stats=stats, probe=probe)
 
@@ -156,7 +160,8 @@ def _reference_stats(
     given = context.inputs.policy
     assert given is not None
     device = next(model.parameters()).device
-    policy = load_causal_lm(context.source(given), trainable=False).to(device).eval()
+    with loading_whole():
+        policy = load_causal_lm(context.source(given), trainable=False).to(device).eval()
     lengths = [max(len(row.chosen_ids), len(row.rejected_ids)) - len(row.prompt_ids or ()) for row in rows]
     longest = max(1, *lengths)
     stop_ids = stop_token_ids(tokenizer, getattr(policy.generation_config, "eos_token_id", None))

@@ -18,7 +18,8 @@ from rlhf.models.load import disable_dropout, load_causal_lm, scratch_causal_lm
 from rlhf.models.tokenizer import eos_id, pad_id, train_tokenizer
 from rlhf.recipe.training import SFTSection
 from rlhf.stages.context import StageContext
-from rlhf.stages.hf_trainer import CheckpointingTrainer, attach, train, training_arguments
+from rlhf.stages.hf_arguments import training_arguments
+from rlhf.stages.hf_trainer import CheckpointingTrainer, attach, train
 from rlhf.stages.publish import publish_trained
 from rlhf.stages.tokens.encoders import Demonstration
 from rlhf.stages.tokens.examples import Examples, demonstrations

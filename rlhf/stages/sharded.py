@@ -1,24 +1,122 @@
-"""What sharing out a model over processes asks of the SFT and reward runners."""
+"""What sharing out a model over processes (`launch.strategy`) asks of transformers' Trainer and of its checkpoints.
+
+A checkpoint under FSDP2 holds whole tensors and goes on with any number of processes, one under ZeRO a part a process.
+"""
 
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType
+from peft.peft_model import PeftModel
+from torch.distributed.fsdp import FSDPModule
+from transformers import Trainer
+from transformers.integrations import deepspeed
+
+from rlhf.errors import CheckpointError, StageError
+from rlhf.recipe.launch import LaunchSection
+
+_WRAPPERS = {"ddp": "DistributedDataParallel", "fsdp2": "FSDPModule"}
+_ZERO12, _ZERO3, _FSDP2, _DDP = "zero1 or zero2", "zero3", "fsdp2", "ddp"
 
 
 def prepare_process() -> None:
-    """Tell DeepSpeed that there is no GPU, before anything imports it: it looks for CUDA alone."""
+    """Tell DeepSpeed where there is no GPU, before anything imports it: it takes one for granted."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 def let_cpus_shard() -> None:
-    """Make Accelerate's FSDP count on CPUs too: it wraps where the processes are called GPUs, DDP comes silently else.
+    """Make FSDP count on CPUs too: Accelerate wraps in it what it calls GPUs, and in DDP, silently, what it calls CPUs.
 
     Called between the first `PartialState` and the `Accelerator`.
     """
     wanted = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-    state = PartialState()
-    if wanted and state.distributed_type == DistributedType.MULTI_CPU:
+    if wanted and PartialState().distributed_type == DistributedType.MULTI_CPU:
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+
+
+@contextmanager
+def loading_whole() -> Generator[None]:
+    """Within it a model that is loaded beside the trained one is whole on every rank: ZeRO-3 cuts each into parts else."""
+    config = _deepspeed_config()
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if config is not None:
+            deepspeed.set_hf_deepspeed_config(config)
+
+
+def require_layout(trainer: Trainer, launch: LaunchSection) -> str:
+    """Make sure that the prepared model is spread over processes as the recipe says, and not silently in another way.
+
+    Returns:
+        What it is, for the log.
+
+    Raises:
+        StageError: another number of processes, or another wrapper around the model.
+    """
+    model, processes = trainer.model_wrapped, trainer.accelerator.num_processes
+    wrapper = "FSDPModule" if isinstance(model, FSDPModule) else type(model).__name__
+    expected = wrapper
+    if launch.accelerate_config is None and (launch.world_size > 1 or launch.strategy != "ddp"):
+        expected = _WRAPPERS.get(launch.strategy, "DeepSpeedEngine")
+    if (processes, wrapper) != (launch.world_size, expected):
+        raise StageError(
+            f"the recipe asks for {launch.world_size} process(es) and {expected}, and got {processes} and {wrapper}",
+            "The launcher or Accelerate took another way than launch says: look at the variables ACCELERATE_* and FSDP_* "
+            "of the environment.",
+        )
+    return f"{processes} process(es), {wrapper}, {trainer.accelerator.device.type}"
+
+
+def require_loadable(accelerator: Accelerator, checkpoint: Path) -> None:
+    """Raise CheckpointError where a checkpoint was saved under another strategy, or under ZeRO by more or fewer processes."""
+    saved, here = _layout_of(checkpoint), _layout_here(accelerator)
+    if saved != here:
+        raise CheckpointError(
+            f"{checkpoint} was saved with launch.strategy: {saved}, and cannot be read with {here}",
+            f"Go on with launch.strategy: {saved}, or start the stage anew with --fresh.",
+        )
+    parts = len(list(checkpoint.glob("global_step*/*_optim_states.pt")))
+    if parts not in (0, accelerator.num_processes):
+        raise CheckpointError(
+            f"{checkpoint} holds the optimizer in {parts} part(s), one a process, and {accelerator.num_processes} "
+            "process(es) would go on: DeepSpeed does not deal them out anew",
+            f"Go on with {parts} process(es) (launch.num_processes x num_machines), or start the stage anew with --fresh.",
+        )
+
+
+def load_weights(trainer: Trainer, checkpoint: Path) -> None:
+    """Put a checkpoint's weights into a trained model; every rank calls it, and no training may follow."""
+    if trainer.is_deepspeed_enabled:
+        # The engine holds the weights, under ZeRO-3 a part on each rank: Trainer's own would fill empty tensors.
+        strict = not isinstance(trainer.model, PeftModel)
+        deepspeed.deepspeed_load_checkpoint(trainer.model_wrapped, str(checkpoint), load_module_strict=strict)
+    else:
+        trainer._load_from_checkpoint(str(checkpoint))
+
+
+def _deepspeed_config() -> Any:
+    reference = deepspeed._hf_deepspeed_config_weak_ref
+    return None if reference is None else reference()
+
+
+def _layout_of(checkpoint: Path) -> str:
+    if any(checkpoint.glob("global_step*/zero_pp_rank_*_model_states.pt")):
+        return _ZERO3
+    if any(checkpoint.glob("global_step*")):
+        return _ZERO12
+    return _FSDP2 if any(checkpoint.glob("pytorch_model_fsdp*")) else _DDP
+
+
+def _layout_here(accelerator: Accelerator) -> str:
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        stage = cast(Any, accelerator.state).deepspeed_plugin.zero_stage
+        return _ZERO3 if stage == 3 else _ZERO12
+    return _FSDP2 if accelerator.distributed_type == DistributedType.FSDP else _DDP

@@ -274,6 +274,18 @@ def test_resumed_metrics_drop_what_the_checkpoint_never_saw_and_a_torn_line(tmp_
     assert read_metrics(path) == []
 
 
+def test_lines_of_the_checkpoints_own_step_that_came_after_it_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path, total_steps=2, resume_step=0)
+    log.write(1, {"loss": 3.0})
+    log.write(2, {"loss": 2.0})
+    assert log.num_lines == 2
+    log.write(2, {"train_loss": 2.5})
+    again = MetricsLog(path, total_steps=2, resume_step=2, num_lines=2)
+    assert again.num_lines == 2
+    assert [line["loss"] for line in read_metrics(path)] == [3.0, 2.0]
+
+
 def test_the_bar_shows_the_newest_numbers_on_a_terminal_and_nothing_elsewhere(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     log = MetricsLog(path, total_steps=8, resume_step=0)

@@ -32,7 +32,7 @@ def test_a_gradient_that_is_not_finite_names_the_minibatch():
     ppo = knobs(num_minibatches=2)
     rollout, before = ppo.collect(), ppo.weights()
     ppo.policy.lm_head.weight.register_hook(lambda gradient: gradient * math.inf)
-    with pytest.raises(UpdateError, match="gradient norm .*not finite") as caught:
+    with pytest.raises(UpdateError, match=r"gradient norm .*not finite") as caught:
         ppo.updater.update(rollout, *made_up_targets(rollout), 0)
     assert caught.value.rows == sorted(permutation(8, 11, 0, 0).tolist()[:4])
     assert all(torch.equal(ppo.weights()[name], value) for name, value in before.items())

@@ -27,7 +27,7 @@ def test_the_recipes_that_the_readme_speaks_of_are_there() -> None:
         "recipes/movie_reviews/smollm2.yaml",
         "recipes/tldr/pythia-1b.yaml",
         "recipes/ultrafeedback/qwen2.5-0.5b.yaml",
-        "recipes/ultrafeedback/llama-3.1-8b-zero3.yaml",
+        "recipes/ultrafeedback/llama-3.1-8b.yaml",
     }
 
 

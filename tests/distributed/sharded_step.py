@@ -1,0 +1,131 @@
+"""One rank of one PPO step on given responses: `sharded_step.py FOLDER`; rank 0 leaves the gradient norm and the weights.
+
+The responses are as long as `LENGTHS` says, one in a micro-batch; what each rank then generates ends at another length.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig
+
+from rlhf.ppo.actor_critic import ActorCritic
+from rlhf.ppo.engines.hf import HFEngine
+from rlhf.ppo.episodes import Episode, collate
+from rlhf.ppo.sharding import PPOAccelerator, prepare, prepare_accelerator, whole_state, whole_weights
+from rlhf.ppo.update import Updater
+from rlhf.recipe.ppo import PPOSection
+from rlhf.stages.sharded import let_cpus_shard, prepare_process
+
+LENGTHS = (20, 17, 2, 20)
+PROMPT = [5, 6, 7]
+SECTION = PPOSection.model_validate(
+    {
+        "num_steps": 4,
+        "global_batch_size": len(LENGTHS),
+        "num_minibatches": 1,
+        "num_epochs": 2,
+        "per_device_batch_size": 1,
+        "learning_rate": 0.003,
+        "max_grad_norm": 0.05,
+        "gradient_checkpointing": True,
+        "sampling": {"max_new_tokens": 20},
+    }
+)
+
+
+def models() -> ActorCritic:
+    """A tied policy and a critic of three layers, the same wherever they are made."""
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        num_labels=1,
+    )
+    torch.manual_seed(3)
+    policy = AutoModelForCausalLM.from_config(config)
+    critic = AutoModelForSequenceClassification.from_config(config)
+    for model in (policy, critic):
+        model.gradient_checkpointing_enable()
+    return ActorCritic(policy, critic, temperature=1.0)
+
+
+def episode(model: ActorCritic, index: int, length: int) -> Episode:
+    """Made-up answer and score, with what the models say of the answer."""
+    response = [(7 * index + 3 * t) % 60 + 2 for t in range(length)]
+    ids = torch.tensor([[*PROMPT, *response]])
+    with torch.no_grad():
+        logprobs, _, values = model(ids, torch.ones_like(ids).bool(), torch.ones(1, length).bool())
+    numbers = logprobs[0].numpy()
+    return Episode(
+        index, index, 0, PROMPT, response, numbers, numbers, values[0].numpy(), numbers, float(index), "eos"
+    )
+
+
+def main(folder: Path) -> None:
+    """Prepare, generate, update, write down."""
+    prepare_process()
+    cpu = os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true"
+    PartialState(cpu=cpu)
+    let_cpus_shard()
+    accelerator = PPOAccelerator(cpu=cpu)
+    prepare_accelerator(accelerator, SECTION)
+    whole = models()
+    rollout = collate([episode(whole, index, length) for index, length in enumerate(LENGTHS)])
+    groups = [
+        {"params": list(part.parameters()), "role": role}
+        for role, part in (("policy", whole.policy), ("critic", whole.critic))
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=SECTION.learning_rate, eps=SECTION.adam_eps, weight_decay=0.0)
+    model, prepared = prepare(accelerator, whole, optimizer)
+    inner = cast(ActorCritic, accelerator.unwrap_model(model))
+    held = sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel() for p in inner.parameters())
+    with whole_weights(accelerator, model):
+        tokens = 3 + 9 * accelerator.process_index  # ranks stop at different lengths
+        generated = generate(inner, tokens)
+    torch.manual_seed(11)
+    mask = rollout.response_mask
+    advantages = torch.randn(mask.shape) * mask
+    updater = Updater(SECTION, accelerator=accelerator, model=model, optimizer=prepared, seed=5)
+    stats = updater.update(rollout, advantages, rollout.values + advantages, 0)
+    with whole_weights(accelerator, model):
+        state = whole_state(inner)
+    note = {
+        "processes": accelerator.num_processes,
+        "wrapper": type(model).__name__,
+        "layers": sorted({type(m).__name__ for m in inner.modules() if "DecoderLayer" in type(m).__name__}),
+        "held": held,
+        "generated": generated,
+        "norm": stats["policy/grad_norm"],
+    }
+    (folder / f"rank-{accelerator.process_index}.json").write_text(json.dumps(note), encoding="utf-8")
+    if accelerator.is_main_process:
+        save_file({name: value.clone() for name, value in state.items()}, folder / "after.safetensors")
+    accelerator.wait_for_everyone()
+
+
+def generate(model: ActorCritic, num_tokens: int) -> list[int]:
+    """Greedy continuation of the prompt by the policy."""
+    model.eval()
+    ids = torch.tensor([PROMPT])
+    noise = torch.from_numpy(np.full((1, num_tokens), 0.5, dtype=np.float32))
+    engine: Any = HFEngine()
+    made = engine.generate(
+        model.policy, ids, torch.ones_like(ids).bool(), noise, temperature=0.0, stop_ids=(63,)
+    )
+    return made.response_ids[0].tolist()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
