@@ -20,7 +20,7 @@ from rlhf.data.across import Across, Finding, Tally
 from rlhf.data.blocks import Block, BlockReader, list_blocks, move
 from rlhf.data.convert import is_grouped
 from rlhf.data.fault import Fault, make_fault
-from rlhf.data.place import Place, Row, where
+from rlhf.data.place import Count, Place, Row, where
 from rlhf.data.places import Places
 from rlhf.data.report import Offender
 from rlhf.data.scan import Checked, RowChecker, count_rows, empty, grade, open_checker

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from rlhf.data import Fault, Located, Place
 from rlhf.data.content.markers import find_special_token
 from rlhf.data.fault import make_fault
+from rlhf.data.place import where
 from rlhf.data.scan import grade
 from rlhf.data.texts import texts_of
 from rlhf.errors import ModelError
@@ -24,7 +25,6 @@ from rlhf.stages.ptx_rule import ptx_section
 from rlhf.stages.tokens.encode import encode_rows
 from rlhf.stages.tokens.encoders import Pair, demonstration_encoder, pair_encoder
 from rlhf.stages.tokens.outcome import Encoder, Outcome
-from rlhf.stages.tokens.problems import where
 from rlhf.stages.tokens.prompts import PromptEncoder
 from rlhf.stages.tokens.splits import Split
 from rlhf.stages.tokens.template import prove_template

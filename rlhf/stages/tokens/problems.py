@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlhf.data import Place
+from rlhf.data.place import where
 from rlhf.errors import DataError
 from rlhf.recipe.checks import Severity
 from rlhf.stages.tokens.outcome import Outcome, OverLength, Verdict
@@ -79,13 +80,6 @@ class RowProblems:
         }[verdict]
         more = f"\n  … and {count - len(lines)} more" if count > len(lines) else ""
         return f"{count} row(s) {what}:\n" + "\n".join(lines) + more
-
-
-def where(place: Place) -> str:
-    """A row's place for people."""
-    if place.line is not None:
-        return f"{place.path}:{place.line}"
-    return f"{place.path} row {place.row}" if place.row is not None else place.path
 
 
 def _detail(outcome: Outcome[Any]) -> str:
