@@ -27,15 +27,15 @@ from rlhf.stages.trainer_metrics import TrainerMetrics
 class CheckpointingTrainer(Trainer):
     """A Trainer whose checkpoints appear whole or not at all, as `step-N`; mixed in before TRL's class."""
 
-    launch: LaunchSection
+    launch: LaunchSection = LaunchSection()
     checkpoints: Checkpoints
     keep_checkpoints: int
     best_metric: str
     greater_is_better: bool
     latest_eval: dict[str, float] | None = None
     stopped = False
-    gradient_norms: GradientNorms
-    passed_over: frozenset[int]
+    gradient_norms: GradientNorms = GradientNorms(None)
+    passed_over: frozenset[int] = frozenset()
     metrics: TrainerMetrics
     resumed_from: Path | None = None
     _writing: Path | None = None
