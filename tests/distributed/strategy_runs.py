@@ -55,7 +55,7 @@ def run_spread(recipe: Recipe, stage: Stage) -> tuple[Artefact | None, list[dict
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=70,
+        timeout=400,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-6000:]
