@@ -74,9 +74,12 @@ def stop_after_checkpoint(recipe: TinyRecipe, stage: str, how: str, after: int) 
     wait_for_checkpoint(recipe, stage, pipeline, after)
     child = stage_process(pipeline)
     if how == "locked":
+        # on a busy machine the stage would be over before the second call has an answer
+        os.kill(child, signal.SIGSTOP)
         code, output = recipe.call(*run_arguments(stage))
         assert (code, f"in use by process {pipeline.pid} on" in output) == (1, True), output
         pipeline.send_signal(signal.SIGTERM)
+        os.kill(child, signal.SIGCONT)
     elif how == "interrupt":
         pipeline.send_signal(signal.SIGINT)
     elif how == "stage":
