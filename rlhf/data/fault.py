@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from rlhf.data.place import Place
+from rlhf.data.place import Place, where
 from rlhf.recipe.check_codes import CHECKS
 
 VALUE_LIMIT = 60
@@ -29,13 +29,9 @@ class Fault:
     """An error refuses the row; a warning is told."""
 
     def __str__(self) -> str:
-        place = self.path
-        if self.line is not None:
-            place += f":{self.line}"
-            # several rows on one line, as in a JSON array that is written without line breaks
-            place += f" row {self.row}" if self.row is not None and self.row > self.line else ""
-        elif self.row is not None:
-            place += f" row {self.row}"
+        place = where(Place(self.path, self.line, self.row))
+        if self.line is not None and self.row is not None and self.row > self.line:
+            place += f" row {self.row}"  # several on one line, as in a JSON array that is written without line breaks
         field = "" if self.field is None else f" {self.field}:"
         value = "" if self.value is None else f" (value {self.value})"
         return f"{place}:{field} {self.message}{value}. {self.remedy}"

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from rlhf.data.fault import Fault
+from rlhf.data.place import Place, where
 from rlhf.recipe.check_codes import CHECKS
 from rlhf.recipe.data import FileFormat, RecordKind, Shape
 
@@ -130,8 +131,7 @@ class Report:
             return []
         lines = ["  rows with the most findings:"]
         for one in worst:
-            place = f"{one.path}:{one.line}" if one.line is not None else f"{one.path} row {one.row}"
-            lines.append(f"    {place}: {', '.join(one.codes)}")
+            lines.append(f"    {where(Place(one.path, one.line, one.row))}: {', '.join(one.codes)}")
         return lines
 
 

@@ -27,18 +27,22 @@ from rlhf.stages.trainer_metrics import TrainerMetrics
 class CheckpointingTrainer(Trainer):
     """A Trainer whose checkpoints appear whole or not at all, as `step-N`; mixed in before TRL's class."""
 
-    launch: LaunchSection = LaunchSection()
     checkpoints: Checkpoints
     keep_checkpoints: int
     best_metric: str
     greater_is_better: bool
     latest_eval: dict[str, float] | None = None
     stopped = False
-    gradient_norms: GradientNorms = GradientNorms(None)
-    passed_over: frozenset[int] = frozenset()
     metrics: TrainerMetrics
     resumed_from: Path | None = None
     _writing: Path | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Trainer's; one process, and nothing passed over, until `attach` says otherwise."""
+        super().__init__(*args, **kwargs)
+        self.launch = LaunchSection()
+        self.gradient_norms = GradientNorms(None)
+        self.passed_over: frozenset[int] = frozenset()
 
     def create_accelerator_and_postprocess(self) -> None:
         """Trainer's, on CPUs too."""

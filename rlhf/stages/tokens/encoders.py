@@ -3,8 +3,9 @@
 `truncate` takes the oldest exchanges of a dialogue away first; only what is still too long without them loses its end.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
@@ -36,8 +37,12 @@ class Pair:
     weight: float
 
 
+Record = TypeVar("Record", SFTRecord, PreferenceRecord)
+Row = TypeVar("Row", Demonstration, Pair)
+
+
 @dataclass(frozen=True)
-class _LengthRule:
+class _LengthRule(ABC, Generic[Record, Row]):
     tokenizer: PreTrainedTokenizerBase
     max_length: int
     over_length: OverLength
@@ -52,15 +57,11 @@ class _LengthRule:
             "chat": self.chat,
         }
 
-
-class DemonstrationEncoder(_LengthRule):
-    """SFT records."""
-
-    def __call__(self, record: SFTRecord) -> Outcome[Demonstration]:
+    def __call__(self, record: Record) -> Outcome[Row]:
         """See Encoder."""
         try:
             row = self._encode(record)
-            length = len(row.input_ids)
+            length = self._length(row)
             if length <= self.max_length:
                 return Outcome("whole", row, length)
             if self.over_length != "truncate":
@@ -68,6 +69,29 @@ class DemonstrationEncoder(_LengthRule):
             row = self._without_oldest_turns(record) or row
         except DataError as error:
             return refused(error)
+        return self._cut(row, length)
+
+    @abstractmethod
+    def _encode(self, record: Record) -> Row:
+        """The whole record."""
+
+    @abstractmethod
+    def _length(self, row: Row) -> int:
+        """What `max_length` bounds."""
+
+    @abstractmethod
+    def _without_oldest_turns(self, record: Record) -> Row | None:
+        """With as many of the newest turns as fit; None for a record that is no dialogue."""
+
+    @abstractmethod
+    def _cut(self, row: Row, length: int) -> Outcome[Row]:
+        """Without its end, if that leaves something to train on; `length` is the whole record's."""
+
+
+class DemonstrationEncoder(_LengthRule[SFTRecord, Demonstration]):
+    """SFT records."""
+
+    def _cut(self, row: Demonstration, length: int) -> Outcome[Demonstration]:
         cut = slice(None, self.max_length)
         row = Demonstration(row.input_ids[cut], row.labels_mask[cut], row.weight)
         # A row without a label would train nothing, and a batch of such rows has a loss of 0 / 0.
@@ -75,12 +99,14 @@ class DemonstrationEncoder(_LengthRule):
             Outcome("truncated", row, length) if any(row.labels_mask) else Outcome("no_label", None, length)
         )
 
+    def _length(self, row: Demonstration) -> int:
+        return len(row.input_ids)
+
     def _encode(self, record: SFTRecord) -> Demonstration:
         encoded = encode_sft(self.tokenizer, record, chat=self.chat)
         return Demonstration(encoded.input_ids, encoded.labels_mask, _weight(record))
 
     def _without_oldest_turns(self, record: SFTRecord) -> Demonstration | None:
-        """None for a record that is no dialogue."""
         answer: list[Message] = []
         if isinstance(record.messages, list):
             turns, keep = record.messages, 2
@@ -96,29 +122,21 @@ class DemonstrationEncoder(_LengthRule):
             )
 
         return encode(
-            newest_turns(turns, keep=keep, fits=lambda some: len(encode(some).input_ids) <= self.max_length)
+            newest_turns(turns, keep=keep, fits=lambda some: self._length(encode(some)) <= self.max_length)
         )
 
 
-class PairEncoder(_LengthRule):
+class PairEncoder(_LengthRule[PreferenceRecord, Pair]):
     """Preference records."""
 
-    def __call__(self, record: PreferenceRecord) -> Outcome[Pair]:
-        """See Encoder."""
-        try:
-            row = self._encode(record)
-            length = _length(row)
-            if length <= self.max_length:
-                return Outcome("whole", row, length)
-            if self.over_length != "truncate":
-                return Outcome("too_long", None, length)
-            row = self._without_oldest_turns(record) or row
-        except DataError as error:
-            return refused(error)
+    def _cut(self, row: Pair, length: int) -> Outcome[Pair]:
         chosen, rejected = row.chosen_ids[: self.max_length], row.rejected_ids[: self.max_length]
         if chosen == rejected:
             return Outcome("equal", None, length)
         return Outcome("truncated", replace(row, chosen_ids=chosen, rejected_ids=rejected), length)
+
+    def _length(self, row: Pair) -> int:
+        return max(len(row.chosen_ids), len(row.rejected_ids))
 
     def _encode(self, record: PreferenceRecord) -> Pair:
         chosen, rejected = encode_pair(self.tokenizer, record, chat=self.chat)
@@ -127,7 +145,7 @@ class PairEncoder(_LengthRule):
         return Pair(prompt_ids, chosen, rejected, record.margin, _weight(record))
 
     def _without_oldest_turns(self, record: PreferenceRecord) -> Pair | None:
-        """The turns go from the prompt that both answers share; None where it is no dialogue."""
+        # the turns go from the prompt that both answers share
         pair = record.explicit()
         if not isinstance(pair.prompt, list):
             return None
@@ -136,7 +154,7 @@ class PairEncoder(_LengthRule):
             return self._encode(pair.model_copy(update={"prompt": newest}))
 
         return encode(
-            newest_turns(pair.prompt, keep=1, fits=lambda some: _length(encode(some)) <= self.max_length)
+            newest_turns(pair.prompt, keep=1, fits=lambda some: self._length(encode(some)) <= self.max_length)
         )
 
 
@@ -155,10 +173,6 @@ def pair_encoder(tokenizer: PreTrainedTokenizerBase, section: TrainingSection, *
 def refused(error: DataError) -> Outcome[Any]:
     """The outcome of a record that chat template or vocabulary refuses."""
     return Outcome("refused", message=error.message, remedy=error.remedy)
-
-
-def _length(row: Pair) -> int:
-    return max(len(row.chosen_ids), len(row.rejected_ids))
 
 
 def _weight(record: SFTRecord | PreferenceRecord) -> float:

@@ -1,6 +1,5 @@
 """A split of the recipe as the stages read it: its rows as a stream, and what tells its content from any other."""
 
-import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from rlhf.recipe import DataSource, Recipe, Stage
 from rlhf.recipe.checks import ChecksSection
 from rlhf.recipe.recipe import ReadSplit
 from rlhf.stages.context import StageContext
+from rlhf.stages.split_settings import content_digest
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -92,4 +92,4 @@ def _file_digest(path: str | None) -> str | None:
     """None where no file is named, or it cannot be read, which reading the rows reports."""
     if path is None or not Path(path).is_file():
         return None
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return content_digest(path)
