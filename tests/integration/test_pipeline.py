@@ -151,6 +151,12 @@ def test_a_stage_killed_after_it_lost_patience_publishes_what_it_had(copied_run:
     assert before[-1]["step"] == 4
 
 
+def without_clocks(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The end of the training is written anew, with the second process's own times."""
+    clocks = ("time", "_runtime", "_per_second")
+    return [{name: value for name, value in line.items() if not name.endswith(clocks)} for line in lines]
+
+
 def published_again_by(recipe: TinyRecipe, stage: str, *overrides: str, version: int) -> list[dict[str, Any]]:
     """Take a finished stage's artefact away, run it again, and compare; the metrics before."""
     published = recipe.workspace / "registry" / f"tiny-{stage}" / str(version) / "model.safetensors"
@@ -164,7 +170,9 @@ def published_again_by(recipe: TinyRecipe, stage: str, *overrides: str, version:
     assert f"goes on from step {before[-1]['step']}" in output
     assert published.read_bytes() == weights
     after = read_metrics(metrics)
-    assert after[: len(before)] == before, "nothing was trained, so nothing was lost or changed"
+    assert without_clocks(after)[: len(before)] == without_clocks(before), (
+        "nothing was trained, so nothing was lost or changed"
+    )
     assert {line["step"] for line in after} == {line["step"] for line in before}
     assert not any(line.get("train_loss") == 0 for line in after)
     return before
@@ -190,7 +198,7 @@ def test_a_second_run_does_nothing_and_is_quick(finished_run: TinyRecipe) -> Non
     assert code == 0, output
     assert "Nothing to do" in output
     assert output.count("reused") == 3
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 10, "a stage that started would import torch and train"
 
 
 def test_published_models_load_with_plain_transformers_and_give_the_published_scores(
