@@ -66,6 +66,11 @@ class BlockReader:
         """Rows read so far, broken ones included."""
         return self._count.rows
 
+    @property
+    def share(self) -> float:
+        """How much of the block is read, from 0 to 1, as far as that is known."""
+        return min(self._count.share, 1.0)
+
     def __iter__(self) -> Iterator[Row | Fault]:
         name = str(self._block.path)
         self._count = Count()
@@ -83,7 +88,12 @@ class BlockReader:
             block.path.open("rb").close()  # what the system refuses is no fault of the file's
             yield from _FILES[block.format](block.path, count)
             return
-        with open_bytes(block.path) as file:
+        size = num_bytes(block)
+
+        def on_read(num_read: int) -> None:
+            count.share += num_read / size
+
+        with open_bytes(block.path, on_read) as file:
             if block.start == 0 and block.stop is None:
                 yield from _STREAMS[block.format](file, name, count)
                 return
@@ -100,6 +110,15 @@ def _lines_of(file: BinaryIO, num_bytes: int) -> Iterator[bytes]:
             num_bytes -= len(line)
             if num_bytes <= 0:
                 return
+
+
+def num_bytes(block: Block) -> int:
+    """How long it is on the disk; 1 where it is empty or cannot be read."""
+    try:
+        stop = block.path.stat().st_size if block.stop is None else block.stop
+    except OSError:
+        return 1  # its reader tells what is wrong
+    return max(stop - block.start, 1)
 
 
 def list_blocks(source: DataSource, block_bytes: int = BLOCK_BYTES) -> list[Block]:

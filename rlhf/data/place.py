@@ -31,6 +31,8 @@ class Count:
     lines: int = 0
     rows: int = 0
     """Broken ones included."""
+    share: float = 0.0
+    """Of the bytes, or of a table's rows; for people who wait."""
 
 
 R = TypeVar("R", bound=Record, covariant=True)

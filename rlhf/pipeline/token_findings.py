@@ -1,10 +1,11 @@
 """What only the recipe's tokenizer shows of the data, added to what is found without one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rlhf.data import report_of
 from rlhf.data.prepare import PreparedSplit
+from rlhf.data.progress import Progress
 from rlhf.data.survey import Survey
 from rlhf.recipe import Recipe, Stage
 from rlhf.recipe.preparation import Preparation
@@ -14,13 +15,20 @@ if TYPE_CHECKING:
     from rlhf.stages.tokens.checks import LengthSection
 
 
-def add_token_findings(recipe: Recipe, stages: Sequence[Stage], surveys: Mapping[str, Survey]) -> str:
+def add_token_findings(
+    recipe: Recipe,
+    stages: Sequence[Stage],
+    surveys: Mapping[str, Survey],
+    *,
+    progress: Callable[[str], Progress] | None = None,
+) -> str:
     """Encode every split as its stages will, before the first of them starts.
 
     Args:
         recipe: whose model has the tokenizer.
         stages: whose splits are looked at.
         surveys: split -> what is found so far, see `check_splits`; one with rows that stop a run is left as it is.
+        progress: gives what to call for the split of that name.
 
     Returns:
         Why nothing was looked at, in plain words; empty where it was.
@@ -46,10 +54,19 @@ def add_token_findings(recipe: Recipe, stages: Sequence[Stage], surveys: Mapping
             if _stops(read, surveys) or (read, section) in done:
                 continue
             done.append((read, section))
-            found = check_tokens(tokenizer, read, section, chat=recipe.data.chat, checks=recipe.data.checks)
+            num_records = surveys[_key(read)].num_records
+            tell = progress and _by_rows(progress(f"{read.key} as tokens"), num_records)
+            found = check_tokens(
+                tokenizer, read, section, chat=recipe.data.chat, checks=recipe.data.checks, on_rows=tell
+            )
             for fault in found:
                 surveys[_key(read)].note(fault)
     return ""
+
+
+def _by_rows(progress: Progress, num_records: int) -> Callable[[int], None]:
+    """Rows as a share of the split's records; a preparation that leaves some out ends before the whole."""
+    return lambda num_rows: progress(min(num_rows / max(num_records, 1), 1.0))
 
 
 def _prove_preparation(recipe: Recipe, stages: Sequence[Stage], surveys: Mapping[str, Survey]) -> None:

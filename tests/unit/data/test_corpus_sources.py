@@ -14,7 +14,7 @@ from data_corpus.record_faults import RULES
 from data_corpus.shape_faults import SHAPES
 from data_corpus.writers import FORMATS, TEXT_FORMATS, write
 
-from rlhf.data import CHECKS, Fault, check, check_splits
+from rlhf.data import CHECKS, Fault, check, check_splits, compression
 from rlhf.recipe.data import DataSource, RecordKind
 from rlhf.recipe.recipe import ReadSplit
 
@@ -94,6 +94,7 @@ def test_a_file_that_the_system_refuses_is_one_fault(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(compression, "TellingFile", refuse)
     if fmt in BINARY:
         import pyarrow
 
