@@ -35,7 +35,11 @@ Columns = Annotated[
 KeepExtra = Annotated[
     bool, typer.Option("--keep-extra", help="Keep columns that no field takes under metadata.")
 ]
-Split = Annotated[str | None, typer.Option("--split", help="Split of a hub data set.")]
+Split = Annotated[
+    str | None, typer.Option("--split", help="Split of a hub data set, or of a saved DatasetDict.")
+]
+Config = Annotated[str | None, typer.Option("--config", help="Configuration of a hub data set.")]
+Revision = Annotated[str | None, typer.Option("--revision", help="Commit of a hub data set.")]
 Chat = Annotated[bool, typer.Option("--chat", help="Check that text rows can be wrapped as chat turns.")]
 RulesOnly = Annotated[
     bool, typer.Option("--rules-only", help="Check syntax and the records' own rules alone.")
@@ -77,6 +81,8 @@ def validate(
     columns: Columns = None,
     keep_extra: KeepExtra = False,
     split: Split = None,
+    config: Config = None,
+    revision: Revision = None,
     chat: Chat = False,
     rules_only: RulesOnly = False,
     errors: Errors = None,
@@ -102,6 +108,8 @@ def validate(
         given: dict[str, Any] = {
             "format": fmt and fmt.value,
             "split": split,
+            "config": config,
+            "revision": revision,
             "shape": shape and shape.value,
             "columns": _mapping(columns or []),
             "on_error": "quarantine" if max_faulty_share else "fail",

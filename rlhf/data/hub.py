@@ -11,8 +11,8 @@ from rlhf.recipe.data import DataSource
 
 
 def hub_name(source: DataSource) -> str:
-    """The data set and its split as places show it, such as `owner/name[train]`."""
-    return f"{source.path}[{source.split}]"
+    """The data set and its split, where one is named, as places show it, such as `owner/name[train]`."""
+    return source.path if source.split is None else f"{source.path}[{source.split}]"
 
 
 def read_hub(source: DataSource, progress: Progress | None = None) -> Iterator[Row | Fault]:
