@@ -11,6 +11,7 @@ from rlhf.data.compression import BrokenArchiveError, is_compressed, open_bytes
 from rlhf.data.csvtable import read_csv
 from rlhf.data.fault import Fault, make_fault
 from rlhf.data.files import look_up
+from rlhf.data.foreign import foreign_content
 from rlhf.data.jsonarray import read_json
 from rlhf.data.jsonlines import read_jsonl
 from rlhf.data.parquet import read_parquet
@@ -84,8 +85,10 @@ class BlockReader:
 
     def _read(self, name: str) -> Iterator[Row | Fault]:
         block, count = self._block, self._count
+        if block.start == 0 and (fault := foreign_content(block.path, block.format)):
+            yield fault
+            return
         if block.format in _FILES:
-            block.path.open("rb").close()  # what the system refuses is no fault of the file's
             yield from _FILES[block.format](block.path, count)
             return
         size = num_bytes(block)
@@ -139,6 +142,8 @@ def _cut(path: Path, fmt: FileFormat, block_bytes: int) -> list[Block]:
     start = 0
     try:
         size = path.stat().st_size
+        if size > block_bytes and foreign_content(path, fmt) is not None:
+            return [Block(path, fmt)]
         with path.open("rb") as file:
             while start + block_bytes < size:
                 file.seek(start + block_bytes - 1)

@@ -203,7 +203,7 @@ def test_the_corpus_has_every_check_in_every_format_in_which_it_can_occur() -> N
 def test_every_check_is_planted_somewhere() -> None:
     elsewhere = {  # in the tests above and beside this one
         *("file_missing", "not_a_file", "unreadable", "unknown_format", "mixed_formats", "bad_source"),
-        *("hub_unavailable", "empty", "bad_parquet", "bad_arrow", "bad_compression"),
+        *("other_content", "hub_unavailable", "empty", "bad_parquet", "bad_arrow", "bad_compression"),
         *("eval_leak", "prompt_leak", "stage_leak"),
     }
     tokens = {code for code, one in CHECKS.items() if one.group == "tokens"}  # these need a tokenizer
