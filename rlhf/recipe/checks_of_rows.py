@@ -97,7 +97,7 @@ CHECKS_OF_ROWS: dict[str, Check] = {
     "unknown_shape": error(
         "shape",
         "columns that are no known shape of this kind of record",
-        "Name the `shape`, or map the columns with `columns`.",
+        "Name the `shape` (--shape), or map the columns with `columns` (--column).",
     ),
     "unknown_field": error(
         "shape",
