@@ -12,6 +12,8 @@ from rlhf.recipe.preparation import Preparation
 from rlhf.recipe.recipe import ReadSplit
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from rlhf.stages.tokens.checks import LengthSection
 
 
@@ -40,13 +42,26 @@ def add_token_findings(
         _prove_preparation(recipe, stages, surveys)
         return "the SFT stage trains the tokenizer"
     # imported here: transformers takes seconds to load
-    from rlhf.stages.tokens.checks import check_tokens, section_of
     from rlhf.stages.tokens.tokenizer import load_recipe_tokenizer
 
     tokenizer, missing = load_recipe_tokenizer(recipe)
     if tokenizer is None:
         _prove_preparation(recipe, stages, surveys)
         return missing
+    _encode(tokenizer, recipe, stages, surveys, progress)
+    return ""
+
+
+def _encode(
+    tokenizer: "PreTrainedTokenizerBase",
+    recipe: Recipe,
+    stages: Sequence[Stage],
+    surveys: Mapping[str, Survey],
+    progress: Callable[[str], Progress] | None,
+) -> None:
+    from rlhf.stages.tokens.checks import check_tokens, section_of
+
+    data = recipe.data
     done: list[tuple[ReadSplit, LengthSection]] = []
     for stage in stages:
         for read in recipe.reads(stage):
@@ -54,14 +69,11 @@ def add_token_findings(
             if _stops(read, surveys) or (read, section) in done:
                 continue
             done.append((read, section))
-            num_records = surveys[_key(read)].num_records
-            tell = progress and _by_rows(progress(f"{read.key} as tokens"), num_records)
-            found = check_tokens(
-                tokenizer, read, section, chat=recipe.data.chat, checks=recipe.data.checks, on_rows=tell
-            )
+            held = surveys[_key(read)]
+            tell = progress and _by_rows(progress(f"{read.key} as tokens"), held.num_records)
+            found = check_tokens(tokenizer, read, section, chat=data.chat, checks=data.checks, on_rows=tell)
             for fault in found:
-                surveys[_key(read)].note(fault)
-    return ""
+                held.note(fault)
 
 
 def _by_rows(progress: Progress, num_records: int) -> Callable[[int], None]:

@@ -1,5 +1,6 @@
 """A split's rows as tokens, from the workspace's cache or into it, whatever the rows are."""
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,6 +22,8 @@ from rlhf.stages.tokens.template import prove_template
 
 FORMAT_VERSION = 1
 """Of the cached files; counted up where the same key would mean other content."""
+TOLD_SECONDS = 30.0
+"""How often a build says how far it is."""
 Encoded = TypeVar("Encoded")
 Kept = TypeVar("Kept")
 
@@ -90,13 +93,16 @@ def _build(folder: Path, split: Split, identity: dict[str, Any], encoding: Encod
     for stale in split.quarantined():
         stale.unlink(missing_ok=True)
     rows, encoder, problems = split.rows(), encoding.encoder, encoding.problems()
-    has_weights = False
+    has_weights, told = False, time.monotonic()
 
     def usable() -> Iterator[Kept]:
-        nonlocal has_weights
+        nonlocal has_weights, told
         proved = prove_template(rows, encoder.tokenizer, chat=split.chat)
         for index, (place, outcome) in enumerate(encode_rows(proved, encoder)):
             problems.add(place, outcome)
+            if time.monotonic() - told >= TOLD_SECONDS:
+                told = time.monotonic()
+                print(f"{split.read.key}: {index + 1:,} rows as tokens so far", flush=True)
             if outcome.row is not None and not problems:
                 has_weights = has_weights or getattr(outcome.row, "weight", 1.0) != 1.0
                 yield encoding.keep(index, outcome.row)

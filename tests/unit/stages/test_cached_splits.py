@@ -77,6 +77,14 @@ def test_prompts_are_encoded_once_and_bring_their_records_back(tmp_path, built):
     assert len(built) == 2, "another limit, other rows"
 
 
+def test_a_long_build_says_how_far_it_is(tmp_path, monkeypatch, capsys):
+    split = split_of(tmp_path, "sft", ROWS)
+    monkeypatch.setattr(module, "TOLD_SECONDS", 0.0)
+    demonstrations(TOKENIZER, split, sft_section(), cache=tmp_path / "cache")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"sft.train: {number} rows as tokens so far" for number in (1, 2)]
+
+
 def changed(tmp_path, what):
     """The tokenizer, split and section of a run in which one thing is another."""
     tokenizer, rows, chat, source = train_tokenizer(["is it? it is."], 300), ROWS, False, {}
