@@ -1,14 +1,12 @@
 """`rlhf validate`: data files, or all data of a recipe, against every check."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from rlhf.cli.choices import FormatName, KindName, SetOption, ShapeName
@@ -16,7 +14,6 @@ from rlhf.errors import UsageError
 
 if TYPE_CHECKING:
     from rlhf.data import Report
-    from rlhf.data.survey import Progress as Tell
     from rlhf.data.survey import Survey
     from rlhf.recipe import Recipe, RecordKind
 
@@ -38,7 +35,11 @@ Columns = Annotated[
 KeepExtra = Annotated[
     bool, typer.Option("--keep-extra", help="Keep columns that no field takes under metadata.")
 ]
-Split = Annotated[str | None, typer.Option("--split", help="Split of a hub data set.")]
+Split = Annotated[
+    str | None, typer.Option("--split", help="Split of a hub data set, or of a saved DatasetDict.")
+]
+Config = Annotated[str | None, typer.Option("--config", help="Configuration of a hub data set.")]
+Revision = Annotated[str | None, typer.Option("--revision", help="Commit of a hub data set.")]
 Chat = Annotated[bool, typer.Option("--chat", help="Check that text rows can be wrapped as chat turns.")]
 RulesOnly = Annotated[
     bool, typer.Option("--rules-only", help="Check syntax and the records' own rules alone.")
@@ -80,6 +81,8 @@ def validate(
     columns: Columns = None,
     keep_extra: KeepExtra = False,
     split: Split = None,
+    config: Config = None,
+    revision: Revision = None,
     chat: Chat = False,
     rules_only: RulesOnly = False,
     errors: Errors = None,
@@ -105,6 +108,8 @@ def validate(
         given: dict[str, Any] = {
             "format": fmt and fmt.value,
             "split": split,
+            "config": config,
+            "revision": revision,
             "shape": shape and shape.value,
             "columns": _mapping(columns or []),
             "on_error": "quarantine" if max_faulty_share else "fail",
@@ -181,50 +186,33 @@ def _recipe(paths: list[str], severity: dict[str, str], words: str | None, overr
 
 def _survey_recipe(recipe: "Recipe", rules_only: bool) -> list["Survey"]:
     from rlhf.data import check_splits
+    from rlhf.data.bars import data_bars
     from rlhf.pipeline.token_findings import add_token_findings
 
     stages, checks = recipe.stages(), None if rules_only else recipe.data.checks
-    with _progress() as progress:
-        surveys = check_splits(
-            recipe.all_reads(stages), chat=recipe.data.chat, checks=checks, progress=progress
-        )
-    if not rules_only and (reason := add_token_findings(recipe, stages, surveys)):
-        Console(stderr=True, highlight=False).print(
-            Text(f"Checks with the tokenizer were left out: {reason}.")
-        )
+    console = Console(stderr=True, highlight=False)
+    with data_bars(console) as bar:
+        surveys = check_splits(recipe.all_reads(stages), chat=recipe.data.chat, checks=checks, progress=bar)
+        reason = "" if rules_only else add_token_findings(recipe, stages, surveys, progress=bar)
+    if reason:
+        console.print(Text(f"Checks with the tokenizer were left out: {reason}."))
     return list(surveys.values())
 
 
 def _survey_files(
     sources: list[dict[str, Any]], kind: "RecordKind", chat: bool, checks: dict[str, Any] | None
 ) -> list["Survey"]:
+    from rlhf.data.bars import data_bars
     from rlhf.data.survey import Job, survey
     from rlhf.recipe import DataSource
     from rlhf.recipe.checks import ChecksSection
 
     looked_for = None if checks is None else ChecksSection.model_validate(checks)
-    with _progress() as progress:
+    with data_bars(Console(stderr=True)) as bar:
         return [
-            survey(Job(DataSource.model_validate(source), kind, chat, looked_for), progress(source["path"]))
+            survey(Job(DataSource.model_validate(source), kind, chat, looked_for), bar(source["path"]))
             for source in sources
         ]
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str], "Tell"]]:
-    """A bar for each source on standard error, where that is a terminal; gone when all is done."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    # No refreshing thread: processes are forked while the bar is shown.
-    with Progress(
-        *columns, console=console, transient=True, auto_refresh=False, disable=not console.is_terminal
-    ) as bars:
-
-        def start(name: str) -> "Tell":
-            task = bars.add_task(name, total=1.0)
-            return lambda share: bars.update(task, completed=share, refresh=True)
-
-        yield start
 
 
 def _tell(reports: Sequence["Report"], as_json: bool, path: Path | None) -> None:

@@ -20,7 +20,8 @@ def read_arrow(path: Path, count: Count) -> Iterator[Row | Fault]:
     name = str(path)
     try:
         with arrow.memory_map(str(path)) as file:
-            for batch in _batches(file):
+            for share, batch in _batches(file):
+                count.share = share
                 if count.rows == 0 and (fault := column_twice(batch.schema.names, name)):
                     yield fault
                     return
@@ -31,16 +32,19 @@ def read_arrow(path: Path, count: Count) -> Iterator[Row | Fault]:
         yield make_fault("bad_arrow", Place(name), f"cannot be read after row {count.rows}: {reason}")
 
 
-def _batches(file: Any) -> Iterator[Any]:
+def _batches(file: Any) -> Iterator[tuple[float, Any]]:
+    """Each record batch, with the share of the file that is read."""
     ipc: Any = import_module("pyarrow.ipc")
     magic = file.read(len(_FILE_MAGIC))
     file.seek(0)
     if magic != _FILE_MAGIC:
-        yield from ipc.open_stream(file)
+        size = max(file.size(), 1)
+        for batch in ipc.open_stream(file):
+            yield file.tell() / size, batch
         return
     reader = ipc.open_file(file)
     for index in range(reader.num_record_batches):
-        yield reader.get_batch(index)
+        yield index / reader.num_record_batches, reader.get_batch(index)
 
 
 def arrow_errors() -> tuple[type[Exception], ...]:

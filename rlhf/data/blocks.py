@@ -11,6 +11,7 @@ from rlhf.data.compression import BrokenArchiveError, is_compressed, open_bytes
 from rlhf.data.csvtable import read_csv
 from rlhf.data.fault import Fault, make_fault
 from rlhf.data.files import look_up
+from rlhf.data.foreign import foreign_content
 from rlhf.data.jsonarray import read_json
 from rlhf.data.jsonlines import read_jsonl
 from rlhf.data.parquet import read_parquet
@@ -66,6 +67,11 @@ class BlockReader:
         """Rows read so far, broken ones included."""
         return self._count.rows
 
+    @property
+    def share(self) -> float:
+        """How much of the block is read, from 0 to 1, as far as that is known."""
+        return min(self._count.share, 1.0)
+
     def __iter__(self) -> Iterator[Row | Fault]:
         name = str(self._block.path)
         self._count = Count()
@@ -79,11 +85,18 @@ class BlockReader:
 
     def _read(self, name: str) -> Iterator[Row | Fault]:
         block, count = self._block, self._count
+        if block.start == 0 and (fault := foreign_content(block.path, block.format)):
+            yield fault
+            return
         if block.format in _FILES:
-            block.path.open("rb").close()  # what the system refuses is no fault of the file's
             yield from _FILES[block.format](block.path, count)
             return
-        with open_bytes(block.path) as file:
+        size = num_bytes(block)
+
+        def on_read(num_read: int) -> None:
+            count.share += num_read / size
+
+        with open_bytes(block.path, on_read) as file:
             if block.start == 0 and block.stop is None:
                 yield from _STREAMS[block.format](file, name, count)
                 return
@@ -100,6 +113,15 @@ def _lines_of(file: BinaryIO, num_bytes: int) -> Iterator[bytes]:
             num_bytes -= len(line)
             if num_bytes <= 0:
                 return
+
+
+def num_bytes(block: Block) -> int:
+    """How long it is on the disk; 1 where it is empty or cannot be read."""
+    try:
+        stop = block.path.stat().st_size if block.stop is None else block.stop
+    except OSError:
+        return 1  # its reader tells what is wrong
+    return max(stop - block.start, 1)
 
 
 def list_blocks(source: DataSource, block_bytes: int = BLOCK_BYTES) -> list[Block]:
@@ -120,6 +142,8 @@ def _cut(path: Path, fmt: FileFormat, block_bytes: int) -> list[Block]:
     start = 0
     try:
         size = path.stat().st_size
+        if size > block_bytes and foreign_content(path, fmt) is not None:
+            return [Block(path, fmt)]
         with path.open("rb") as file:
             while start + block_bytes < size:
                 file.seek(start + block_bytes - 1)

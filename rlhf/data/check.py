@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 
 from rlhf.data.across import leaks, stage_leaks
+from rlhf.data.progress import Progress
 from rlhf.data.report import Report
 from rlhf.data.source import find_format, source_name
-from rlhf.data.survey import Job, Progress, Survey, add_finding, survey
+from rlhf.data.survey import Job, Survey, add_finding, survey
 from rlhf.data.tally import MAX_FAULTS
 from rlhf.recipe.checks import ChecksSection
 from rlhf.recipe.data import DataSource, RecordKind

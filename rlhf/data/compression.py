@@ -38,16 +38,20 @@ def is_compressed(path: Path) -> bool:
     return path.suffix.lower() in (".gz", ".zst")
 
 
-def open_bytes(path: Path) -> BinaryIO:
+def open_bytes(path: Path, on_read: Callable[[int], None] | None = None) -> BinaryIO:
     """The file's bytes, unpacked where its suffix is `.gz` or `.zst`; cannot seek then.
+
+    Args:
+        path: the file.
+        on_read: told how many bytes, packed ones, were taken from the disk.
 
     Raises:
         OSError: the file cannot be opened.
     Reading raises BrokenArchiveError after the last byte before the break.
     """
+    file = cast(BinaryIO, io.BufferedReader(TellingFile(path, on_read), BUFFER_BYTES))
     if not is_compressed(path):
-        return path.open("rb", buffering=BUFFER_BYTES)
-    file = path.open("rb")
+        return file
     if path.suffix.lower() == ".gz":
         return cast(BinaryIO, io.BufferedReader(_Unpacked(file, _gzip, (zlib.error,)), BUFFER_BYTES))
     zstandard: Any = import_module("zstandard")
@@ -57,6 +61,20 @@ def open_bytes(path: Path) -> BinaryIO:
 
 def _gzip() -> Decoder:
     return zlib.decompressobj(31)  # 31: gzip's header and check sum, not zlib's
+
+
+class TellingFile(io.FileIO):
+    """A raw file that tells how much of it was read."""
+
+    def __init__(self, path: Path, on_read: Callable[[int], None] | None = None) -> None:
+        super().__init__(path, "rb")
+        self._on_read = on_read
+
+    def readinto(self, buffer: Any, /) -> int:
+        size = super().readinto(buffer)
+        if self._on_read is not None and size:
+            self._on_read(size)
+        return size
 
 
 class _Unpacked(io.RawIOBase):

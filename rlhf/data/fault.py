@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from rlhf.data.place import Place, where
+from rlhf.data.place import Place, one_line, where
 from rlhf.recipe.check_codes import CHECKS
 
 VALUE_LIMIT = 60
@@ -47,11 +47,6 @@ def shorten(value: object) -> str:
     return text if len(text) <= VALUE_LIMIT else text[: VALUE_LIMIT - 1] + "…"
 
 
-def _one_line(text: str) -> str:
-    """Escape what a terminal or a UTF-8 file cannot show, such as a line break in a column's name."""
-    return text if text.isprintable() else repr(text)[1:-1]
-
-
 def make_fault(
     code: str,
     place: Place,
@@ -67,9 +62,9 @@ def make_fault(
         path=place.path,
         line=place.line,
         row=place.row,
-        field=None if field is None else _one_line(field),
+        field=None if field is None else one_line(field),
         value=value,
-        message=_one_line(message),
-        remedy=_one_line(remedy or CHECKS[code].remedy),
+        message=one_line(message),
+        remedy=one_line(remedy or CHECKS[code].remedy),
         severity=CHECKS[code].severity,
     )

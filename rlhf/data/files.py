@@ -77,7 +77,12 @@ def _look_up_absent(source: DataSource) -> Files:
 def _look_up_hub(source: DataSource) -> Files:
     if source.split is not None:
         return Files("hub", ())
-    return _broken(source, "bad_source", "is a hub data set without a split", field="split", format="hub")
+    what = (
+        "is a hub data set" if source.format == "hub" else "is no file here; taken for a hub data set, it is"
+    )
+    remedy = "Name the split (`split`, --split), such as train; or correct the path."
+    message = f"{what} without a split"
+    return _broken(source, "bad_source", message, field="split", format="hub", remedy=remedy)
 
 
 def _look_up_folder(source: DataSource, folder: Path) -> Files:
@@ -188,6 +193,8 @@ def _broken(
     field: str | None = None,
     path: Path | None = None,
     format: FileFormat | None = None,
+    remedy: str | None = None,
 ) -> Files:
-    fault = make_fault(code, Place(source.path if path is None else str(path)), message, field=field)
+    place = Place(source.path if path is None else str(path))
+    fault = make_fault(code, place, message, field=field, remedy=remedy)
     return Files(format or source.format, (), fault)

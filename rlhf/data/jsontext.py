@@ -79,7 +79,8 @@ def parse_json(text: str) -> object:
     except RecursionError as error:
         raise BrokenJSONError("bad_json", "is nested too deeply") from error
     except ValueError as error:
-        raise BrokenJSONError("bad_json", f"is not JSON: {error}") from error
+        # Python's own limit, against numbers that take it minutes
+        raise BrokenJSONError("bad_json", "has a number of thousands of digits") from error
 
 
 def undecodable(raw: bytes, place: Place, error: UnicodeDecodeError, *, at_end: bool) -> Fault:
@@ -104,6 +105,14 @@ def parse_row(raw: bytes, place: Place, *, at_end: bool = False) -> Row | Fault:
     return parse_row_strictly(raw, place, at_end=at_end)
 
 
+def _remedy(error: BrokenJSONError, raw: bytes) -> str | None:
+    """What to do about objects that do not end where their lines do; None: what the code says."""
+    row = raw.strip()
+    if row not in (b"{", b"[") and not ("Extra data" in error.message and row.startswith(b"{")):
+        return None
+    return "Write one whole object a line, without commas between them, as `jq -c` does; an array needs `format: json`."
+
+
 def parse_row_strictly(raw: bytes, place: Place, *, at_end: bool = False) -> Row | Fault:
     """A row from the bytes of one JSON object, or what is wrong with it.
 
@@ -122,7 +131,7 @@ def parse_row_strictly(raw: bytes, place: Place, *, at_end: bool = False) -> Row
         if at_end and cut:
             return make_fault("truncated", place, f"is cut off: it {error.message}", value=value)
         code = "bad_json" if error.code == "truncated" else error.code
-        return make_fault(code, place, error.message, value=value)
+        return make_fault(code, place, error.message, value=value, remedy=_remedy(error, raw))
     if not isinstance(values, dict):
         return make_fault("not_object", place, "is not a JSON object", value=shorten(values))
     return Row(cast(dict[str, object], values), place)

@@ -21,7 +21,9 @@ def read_parquet(path: Path, count: Count) -> Iterator[Row | Fault]:
             if fault := column_twice(file.schema_arrow.names, name):
                 yield fault
                 return
+            num_rows = max(file.metadata.num_rows, 1)
             for batch in file.iter_batches(batch_size=BATCH_ROWS):
+                count.share = count.rows / num_rows
                 yield from batch_rows(batch, name, count, "bad_parquet")
     except arrow_errors() as error:
         reason = first_line(error)

@@ -31,6 +31,8 @@ class Count:
     lines: int = 0
     rows: int = 0
     """Broken ones included."""
+    share: float = 0.0
+    """Of the bytes, or of a table's rows; for people who wait."""
 
 
 R = TypeVar("R", bound=Record, covariant=True)
@@ -46,6 +48,12 @@ class Located(Generic[R]):
 
 def where(place: Place) -> str:
     """A place as messages name it."""
+    path = one_line(place.path)
     if place.line is not None:
-        return f"{place.path}:{place.line}"
-    return place.path if place.row is None else f"{place.path} row {place.row}"
+        return f"{path}:{place.line}"
+    return path if place.row is None else f"{path} row {place.row}"
+
+
+def one_line(text: str) -> str:
+    """Escape what a terminal or a UTF-8 file cannot show, such as a line break in the name of a column or a file."""
+    return text if text.isprintable() else repr(text)[1:-1]

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from rlhf.data.fault import Fault
-from rlhf.data.place import Place, where
+from rlhf.data.place import Place, one_line, where
 from rlhf.recipe.check_codes import CHECKS
 from rlhf.recipe.data import FileFormat, RecordKind, Shape
 
@@ -94,7 +94,7 @@ class Report:
         rows = f"{self.num_rows} {self.kind} rows"
         if self.num_records and self.num_records not in (self.num_rows, self.num_rows - self.num_faulty_rows):
             rows += f" that make {self.num_records} records"
-        lines = [f"{self.path}: {rows}, {self.found}{digest}", *self._errors(), *self._warnings()]
+        lines = [f"{one_line(self.path)}: {rows}, {self.found}{digest}", *self._errors(), *self._warnings()]
         if self.num_faulty_rows and not self.refuses:
             share = (
                 f"{self.num_faulty_rows} of {self.num_rows} rows, up to {self.max_faulty_share:.1%} allowed"

@@ -34,7 +34,15 @@ def faults_of(
         row: the row as the file has it; messages about missing fields list its columns.
         columns: the source's mapping, record field -> column.
     """
-    return [_fault(dict(detail), fields, row, columns) for detail in error.errors(include_url=False)]
+    faults = [_fault(dict(detail), fields, row, columns) for detail in error.errors(include_url=False)]
+    calling = {str(fault.field).rpartition(".")[0] for fault in faults if fault.code == "tool_calls"}
+    # a turn that calls a tool has no content, and needs none
+    return [one for one in faults if one.code != "wrong_type" or not _is_content_of(one.field, calling)]
+
+
+def _is_content_of(field: str | None, turns: set[str]) -> bool:
+    turn, _, name = str(field).rpartition(".")
+    return name == "content" and turn in turns
 
 
 def _fault(
@@ -49,6 +57,8 @@ def _fault(
         message = f"is missing: `columns` takes it from {columns[field]!r}"
     elif code == "missing_field":
         message = "is missing"
+    elif kind == "model_type":
+        message = "should be a message: an object with role and content"
     if code in ("missing_field", "shape"):
         names = f"; the row has {', '.join(row.values) or 'no columns'}" if len(location) == 1 else ""
         return make_fault(code, row.place, message + names, field=field)

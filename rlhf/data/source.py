@@ -6,11 +6,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from rlhf.data.blocks import Block, BlockReader
+from rlhf.data.blocks import Block, BlockReader, num_bytes
 from rlhf.data.fault import Fault
 from rlhf.data.files import Files, look_up
 from rlhf.data.hub import hub_name, read_hub
 from rlhf.data.place import Row
+from rlhf.data.progress import TOLD_ROWS, Progress, Told
 from rlhf.recipe.data import DataSource, FileFormat
 
 
@@ -39,19 +40,38 @@ def check_source(source: DataSource) -> Fault | None:
     return fault or next((other for other in mixed if other is not None), None)
 
 
-def read_rows(source: DataSource) -> Iterator[Row | Fault]:
+def read_rows(source: DataSource, progress: Progress | None = None) -> Iterator[Row | Fault]:
     """The source's rows as they stand there, and every fault of bytes and syntax, in order; constant memory.
 
     Lines and rows count within each file. Sources that are mixed in are not read.
+
+    Args:
+        source: where they come from.
+        progress: told now and then how much of the source is read, from 0 to 1.
     """
     found = look_up(source)
     if found.fault is not None:
         yield found.fault
     elif found.format is None or found.format == "hub":
-        yield from read_hub(source)
+        yield from read_hub(source, progress)
     else:
-        for path in found.paths:
-            yield from BlockReader(Block(path, found.format))
+        yield from _read_files([Block(path, found.format) for path in found.paths], progress)
+
+
+def _read_files(blocks: list[Block], progress: Progress | None) -> Iterator[Row | Fault]:
+    if progress is None:
+        for block in blocks:
+            yield from BlockReader(block)
+        return
+    told = Told([num_bytes(block) for block in blocks], progress)
+    for index, block in enumerate(blocks):
+        reader = BlockReader(block)
+        for number, item in enumerate(reader):
+            # not at the first row: a survey may read that one for the shape alone, and start again in blocks
+            if number > 0 and number % TOLD_ROWS == 0:
+                told.tell(index, [reader.share])
+            yield item
+        told.tell(index, [1.0])
 
 
 def digest_source(source: DataSource) -> str | None:

@@ -5,37 +5,26 @@ Memory: a block a process, and for the checks across rows 24 bytes a record (nea
 """
 
 import gc
-import os
-import sys
-import threading
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from itertools import repeat
-from multiprocessing import get_context
+from functools import partial
 
 from rlhf.data.across import Across, Finding, Tally
 from rlhf.data.blocks import Block, BlockReader, list_blocks, move
 from rlhf.data.convert import is_grouped
+from rlhf.data.cores import on_all_cores
 from rlhf.data.fault import Fault, make_fault
 from rlhf.data.place import Count, Place, Row, where
 from rlhf.data.places import Places
+from rlhf.data.progress import TOLD_ROWS, Progress
 from rlhf.data.report import Offender
 from rlhf.data.scan import Checked, RowChecker, count_rows, empty, grade, open_checker
 from rlhf.data.source import digest_source, read_rows, source_name
 from rlhf.data.tally import MAX_FAULTS, FaultTally, Worst
 from rlhf.data.texts import TEXT_FIELDS
-from rlhf.errors import DataError
 from rlhf.recipe.check_codes import BEYOND_ROWS
 from rlhf.recipe.checks import ChecksSection
 from rlhf.recipe.data import DataSource, RecordKind, Shape
-
-PARALLEL_BYTES = 32 << 20
-"""Below this, starting processes costs more than it saves."""
-Progress = Callable[[float], None]
-"""Told the share of the source that is done, from 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +147,7 @@ def survey(job: Job, progress: Progress | None = None) -> Survey:
     """
     whole = Survey(job, found=FaultTally(job.max_faults))
     checker, rows = open_checker(
-        job.source, job.kind, read_rows(job.source), chat=job.chat, checks=job.checks
+        job.source, job.kind, read_rows(job.source, progress), chat=job.chat, checks=job.checks
     )
     if isinstance(checker, Fault):
         whole.note(checker)
@@ -194,15 +183,17 @@ def _start(job: Job) -> Survey:
     return Survey(job, found=FaultTally(job.max_faults), tally=tally)
 
 
-def survey_block(job: Job, block: Block) -> Survey:
-    """One block; places count from its start."""
+def survey_block(job: Job, block: Block, tell: Progress | None = None) -> Survey:
+    """One block; places count from its start. `tell` is called with how much of it is done."""
     part = _start(job)
     reader = BlockReader(block)
     # Nothing here makes reference cycles, and looking for them among millions of short-lived objects takes a third of the time.
     gc.disable()
     try:
-        for checked in job.checker().check(reader):
+        for index, checked in enumerate(job.checker().check(reader)):
             part.add(checked)
+            if tell is not None and index % TOLD_ROWS == 0:
+                tell(reader.share)
     finally:
         gc.enable()
     part.num_rows, part.num_lines = reader.num_rows, reader.num_lines
@@ -210,59 +201,23 @@ def survey_block(job: Job, block: Block) -> Survey:
 
 
 def _survey_blocks(whole: Survey, blocks: list[Block], progress: Progress | None) -> None:
-    sizes = [_size(block) for block in blocks]
-    total, done = sum(sizes), 0
     path, lines, rows = blocks[0].path, 0, 0
-    with _pool(len(blocks), total) as pool:
-        digest = None if pool is None else pool.submit(_digest, whole.job)
-        parts = (pool or _InOrder).map(survey_block, repeat(whole.job), blocks)
-        for block, size, part in zip(blocks, sizes, parts, strict=True):
-            if block.path != path:
-                path, lines, rows = block.path, 0, 0
-            whole.extend(part, lines, rows)
-            lines += part.num_lines
-            rows += part.num_rows
-            done += size
-            if progress is not None:
-                progress(done / total)
-        whole.sha256 = _digest(whole.job) if digest is None else digest.result()
+
+    def take(block: Block, part: Survey) -> None:
+        nonlocal path, lines, rows
+        if block.path != path:
+            path, lines, rows = block.path, 0, 0
+        whole.extend(part, lines, rows)
+        lines += part.num_lines
+        rows += part.num_rows
+
+    work, beside = partial(survey_block, whole.job), partial(_digest, whole.job)
+    whole.sha256 = on_all_cores(work, blocks, take, beside=beside, progress=progress)
 
 
 def _digest(job: Job) -> str | None:
     """Of the source's bytes; left out with all but the rules, since it takes half as long as these."""
     return None if job.checks is None else digest_source(job.source)
-
-
-class _InOrder:
-    """One process, with a pool's `map`."""
-
-    map = map
-
-
-@contextmanager
-def _pool(num_blocks: int, num_bytes: int) -> Generator[ProcessPoolExecutor | None]:
-    """Processes for the blocks, or None where one does as well."""
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    num_processes = min(num_cores, num_blocks)
-    if num_processes == 1 or num_bytes < PARALLEL_BYTES:
-        yield None
-        return
-    # Forking a process with threads (torch has some) can lock the child up; else it is the quicker start by far.
-    has_threads = threading.active_count() > 1 or "torch" in sys.modules
-    method = "fork" if os.name == "posix" and not has_threads else "spawn"
-    try:
-        with ProcessPoolExecutor(num_processes, get_context(method)) as pool:
-            yield pool
-    except BrokenProcessPool as error:
-        raise DataError(
-            "a process that reads the data was killed, perhaps for want of memory",
-            "Free memory, or turn near_duplicate off: it needs the most.",
-        ) from error
-
-
-def _size(block: Block) -> int:
-    stop = os.stat(block.path).st_size if block.stop is None else block.stop
-    return max(stop - block.start, 1)
 
 
 def _look_across(whole: Survey) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import yaml
+from rich.console import Console
 
 from rlhf.data import Report, check_splits, render_text, report_of
+from rlhf.data.bars import data_bars
 from rlhf.data.source import check_source
 from rlhf.durable import explain_write_errors, require_disk
 from rlhf.errors import DataError, RecipeError, UsageError
@@ -128,14 +130,22 @@ def _config_faults(content: dict[str, Any]) -> Iterator[str]:
             yield "zero3_save_16bit_model: must be true: no whole model could be published"
 
 
-def check_data(recipe: Recipe, stages: Sequence[Stage]) -> list[Report]:
+def check_data(recipe: Recipe, stages: Sequence[Stage], console: Console) -> list[Report]:
     """Read every split that these stages need, as tokens too where the tokenizer is here.
+
+    Args:
+        recipe: names the splits.
+        stages: that need them.
+        console: shows how far the reading is.
 
     Raises:
         DataError: all faults of all splits, before a model is loaded.
     """
-    surveys = check_splits(recipe.all_reads(stages), chat=recipe.data.chat, checks=recipe.data.checks)
-    add_token_findings(recipe, stages, surveys)
+    with data_bars(console) as bar:
+        surveys = check_splits(
+            recipe.all_reads(stages), chat=recipe.data.chat, checks=recipe.data.checks, progress=bar
+        )
+        add_token_findings(recipe, stages, surveys, progress=bar)
     reports = [report_of(one) for one in surveys.values()]
     faulty = [report for report in reports if report.refuses]
     if faulty:

@@ -194,7 +194,7 @@ class _Pipeline:
             return
         self.checked = True
         check_model(self.recipe, start_folder(self.recipe, self.registry, self.pins), stages)
-        reports = check_data(self.recipe, stages)
+        reports = check_data(self.recipe, stages, self.console)
         self.console.print(Text(f"data    valid: {_describe(reports)}"), soft_wrap=True)
         found = [f"data    {report.path}: {report.found}" for report in reports if report.counts]
         if found:

@@ -1,26 +1,36 @@
 """What only the recipe's tokenizer shows of the data, added to what is found without one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rlhf.data import report_of
 from rlhf.data.prepare import PreparedSplit
+from rlhf.data.progress import Progress
 from rlhf.data.survey import Survey
 from rlhf.recipe import Recipe, Stage
 from rlhf.recipe.preparation import Preparation
 from rlhf.recipe.recipe import ReadSplit
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from rlhf.stages.tokens.checks import LengthSection
 
 
-def add_token_findings(recipe: Recipe, stages: Sequence[Stage], surveys: Mapping[str, Survey]) -> str:
+def add_token_findings(
+    recipe: Recipe,
+    stages: Sequence[Stage],
+    surveys: Mapping[str, Survey],
+    *,
+    progress: Callable[[str], Progress] | None = None,
+) -> str:
     """Encode every split as its stages will, before the first of them starts.
 
     Args:
         recipe: whose model has the tokenizer.
         stages: whose splits are looked at.
         surveys: split -> what is found so far, see `check_splits`; one with rows that stop a run is left as it is.
+        progress: gives what to call for the split of that name.
 
     Returns:
         Why nothing was looked at, in plain words; empty where it was.
@@ -32,13 +42,26 @@ def add_token_findings(recipe: Recipe, stages: Sequence[Stage], surveys: Mapping
         _prove_preparation(recipe, stages, surveys)
         return "the SFT stage trains the tokenizer"
     # imported here: transformers takes seconds to load
-    from rlhf.stages.tokens.checks import check_tokens, section_of
     from rlhf.stages.tokens.tokenizer import load_recipe_tokenizer
 
     tokenizer, missing = load_recipe_tokenizer(recipe)
     if tokenizer is None:
         _prove_preparation(recipe, stages, surveys)
         return missing
+    _encode(tokenizer, recipe, stages, surveys, progress)
+    return ""
+
+
+def _encode(
+    tokenizer: "PreTrainedTokenizerBase",
+    recipe: Recipe,
+    stages: Sequence[Stage],
+    surveys: Mapping[str, Survey],
+    progress: Callable[[str], Progress] | None,
+) -> None:
+    from rlhf.stages.tokens.checks import check_tokens, section_of
+
+    data = recipe.data
     done: list[tuple[ReadSplit, LengthSection]] = []
     for stage in stages:
         for read in recipe.reads(stage):
@@ -46,10 +69,16 @@ def add_token_findings(recipe: Recipe, stages: Sequence[Stage], surveys: Mapping
             if _stops(read, surveys) or (read, section) in done:
                 continue
             done.append((read, section))
-            found = check_tokens(tokenizer, read, section, chat=recipe.data.chat, checks=recipe.data.checks)
+            held = surveys[_key(read)]
+            tell = progress and _by_rows(progress(f"{read.key} as tokens"), held.num_records)
+            found = check_tokens(tokenizer, read, section, chat=data.chat, checks=data.checks, on_rows=tell)
             for fault in found:
-                surveys[_key(read)].note(fault)
-    return ""
+                held.note(fault)
+
+
+def _by_rows(progress: Progress, num_records: int) -> Callable[[int], None]:
+    """Rows as a share of the split's records; a preparation that leaves some out ends before the whole."""
+    return lambda num_rows: progress(min(num_rows / max(num_records, 1), 1.0))
 
 
 def _prove_preparation(recipe: Recipe, stages: Sequence[Stage], surveys: Mapping[str, Survey]) -> None:

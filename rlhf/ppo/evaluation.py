@@ -5,7 +5,7 @@ of its own and is the same at every evaluation, so differences come from the wei
 how often this runs. Does not select or write anything.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,7 @@ class Evaluation:
     """
 
     metrics: dict[str, float]
-    prompts: list[Prompt]
+    prompts: Sequence[Prompt]
     sampled: Rollout
     gold: Tensor | None
     greedy: Rollout
@@ -83,7 +83,7 @@ class Evaluator:
         accelerator: Accelerator,
         collector: Collector,
         reference: nn.Module,
-        prompts: list[Prompt],
+        prompts: Sequence[Prompt],
         gold: Scorer | None = None,
     ) -> None:
         self.section = section

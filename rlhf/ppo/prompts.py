@@ -1,5 +1,6 @@
 """Which prompts a step answers: a function of the step alone, so that a resumed run needs no position."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +37,7 @@ class PromptStream:
     """
 
     def __init__(
-        self, prompts: list[Prompt], *, seed: int, num_per_step: int, samples_per_prompt: int = 1
+        self, prompts: Sequence[Prompt], *, seed: int, num_per_step: int, samples_per_prompt: int = 1
     ) -> None:
         assert num_per_step % samples_per_prompt == 0, "the recipe's rules see to it"
         self.prompts = prompts

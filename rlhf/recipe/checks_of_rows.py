@@ -18,6 +18,11 @@ CHECKS_OF_ROWS: dict[str, Check] = {
         "the suffix names no format, and `format` is not set",
         "Set `format` (--format): jsonl, json, csv, tsv, text, parquet or arrow; save spreadsheets as CSV.",
     ),
+    "other_content": error(
+        "source",
+        "a file that is something else than its name says: gzip, zstd, zip, bzip2, xz, Parquet or Arrow data, an HTML page, a pointer of Git LFS",
+        "Put the data themselves there, under a name or `format` that says what they are.",
+    ),
     "mixed_formats": error(
         "source",
         "a folder or pattern with files of several formats",
@@ -92,7 +97,7 @@ CHECKS_OF_ROWS: dict[str, Check] = {
     "unknown_shape": error(
         "shape",
         "columns that are no known shape of this kind of record",
-        "Name the `shape`, or map the columns with `columns`.",
+        "Name the `shape` (--shape), or map the columns with `columns` (--column).",
     ),
     "unknown_field": error(
         "shape",

@@ -1,6 +1,7 @@
 """The PPO runner: puts models, data, checkpoints and records around `rlhf.ppo`'s trainer."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -271,13 +272,13 @@ def _ptx_row(values: dict[str, Any]) -> SFTRow:
 
 def _prompts(
     context: StageContext, tokenizer: PreTrainedTokenizerBase, section: PPOSection
-) -> tuple[list[Prompt], list[Prompt]]:
-    found: list[list[Prompt]] = []
+) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
+    found: list[Sequence[Prompt]] = []
     for name, key in (("train", "prompts.train"), ("eval", "prompts.eval")):
         split = stage_split(context, key)
         found.append([])
         if split is not None:
-            read = prompts(tokenizer, split, section)
+            read = prompts(tokenizer, split, section, cache=token_folder(context))
             print(f"{name}: {read}", flush=True)
             found[-1] = read.rows
     return found[0], found[1]

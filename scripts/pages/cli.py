@@ -96,4 +96,4 @@ def _choices(kind: Any) -> str:
 
 
 def _type_name(kind: Any) -> str:
-    return {"str": "TEXT", "int": "NUMBER"}.get(_types(kind)[0].__name__, "PATH")
+    return {"str": "TEXT", "int": "NUMBER", "float": "NUMBER"}.get(_types(kind)[0].__name__, "PATH")

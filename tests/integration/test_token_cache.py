@@ -25,11 +25,11 @@ from rlhf.recipe import DataSource
 from rlhf.recipe.checks import ChecksSection
 from rlhf.recipe.recipe import ReadSplit
 from rlhf.recipe.training import SFTSection
-from rlhf.stages.tokens import examples
+from rlhf.stages.tokens import examples, shared
 from rlhf.stages.tokens.splits import Split
 
 folder, stop_after = Path(sys.argv[1]), int(sys.argv[2])
-encode_rows = examples.encode_rows
+encode_rows = shared.encode_rows
 
 def encoded(rows, encoder):
     for number, item in enumerate(encode_rows(rows, encoder)):
@@ -41,7 +41,7 @@ def encoded(rows, encoder):
             time.sleep(0.5)
         yield item
 
-examples.encode_rows = encoded
+shared.encode_rows = encoded
 split = Split(ReadSplit("sft.train", "sft", DataSource(path=str(folder / "rows.jsonl"))), True, ChecksSection())
 section = SFTSection(learning_rate=0.1, global_batch_size=1, per_device_batch_size=1)
 made = examples.demonstrations(train_tokenizer(["it is"], 300), split, section, cache=folder / "cache")

@@ -95,7 +95,8 @@ class ContentChecks:
 
 def _fault(code: str, place: Place, field: str, found: str | None) -> Fault:
     value = None if found is None else _mask(found) if code in _MASKED else shorten(found)
-    return make_fault(code, place, CHECKS[code].meaning, field=field, value=value)
+    message = "a control character inside a text" if code == "control_char" else CHECKS[code].meaning
+    return make_fault(code, place, message, field=field, value=value)
 
 
 def _mask(text: str) -> str:

@@ -4,7 +4,7 @@ from rlhf.data.columns import ColumnMap
 from rlhf.data.fault import Fault, make_fault
 from rlhf.data.place import Place, Row
 from rlhf.data.shapes import LAYOUTS
-from rlhf.data.shapes.layout import MisshapenError
+from rlhf.data.shapes.layout import MisshapenError, as_list
 from rlhf.data.shapes.reading import OWN_FIELDS, RowReader
 from rlhf.data.texts import TEXT_FIELDS
 from rlhf.recipe.data import DataSource, RecordKind, Shape
@@ -52,17 +52,26 @@ def _fits(shape: Shape, source: DataSource, kind: RecordKind, first: Row) -> boo
 def unknown_shape(source: DataSource, kind: RecordKind, first: Row) -> Fault:
     """The fault of a source whose first row is of no known shape: its columns, and how to go on."""
     columns = ", ".join(first.values) or "none"
-    fields = ", ".join(TEXT_FIELDS[kind])
+    fields, column = ", ".join(TEXT_FIELDS[kind]), next(iter(first.values), "question")
     remedy = (
         f"Map the columns to the fields of {kind} records ({fields}) with `columns`, such as "
-        f"`columns: {{{TEXT_FIELDS[kind][0]}: {next(iter(first.values), 'question')}}}`, or name the `shape`: "
-        f"{', '.join(['records', *LAYOUTS])} (docs/data_shapes.md shows each)."
+        f"`columns: {{{TEXT_FIELDS[kind][0]}: {column}}}` (--column {TEXT_FIELDS[kind][0]}={column}), or name the "
+        f"`shape` (--shape): {', '.join(['records', *LAYOUTS])} (docs/data_shapes.md shows each)."
     )
+    if nested := next((name for name, value in first.values.items() if _is_rows(value)), None):
+        remedy = f"If {nested!r} holds the rows, save that list alone as the file."
+    elif source.format in ("csv", "tsv") or first.place.path.lower().endswith((".csv", ".tsv")):
+        remedy = f"If these are no names of columns, give the table a header. {remedy}"
     message = f"has columns that are no known shape of {kind} records: {columns}"
     if len(first.values) == 1 and (mark := next((mark for mark in ";\t|" if mark in columns), None)):
         message = f"has one column, whose name holds {mark!r}: {columns}"
         remedy = "Save the table with commas, or with tabs as .tsv (`format: tsv`)."
     return make_fault("unknown_shape", first.place, message, remedy=remedy)
+
+
+def _is_rows(value: object) -> bool:
+    rows = as_list(value)
+    return bool(rows) and all(isinstance(row, dict) for row in rows)
 
 
 def source_fault(source: DataSource, kind: RecordKind, shape: Shape, path: str) -> Fault | None:

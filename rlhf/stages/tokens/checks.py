@@ -2,7 +2,7 @@
 
 import heapq
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from rlhf.data import Fault, Located, Place
 from rlhf.data.content.markers import find_special_token
 from rlhf.data.fault import make_fault
 from rlhf.data.place import where
+from rlhf.data.progress import TOLD_ROWS
 from rlhf.data.scan import grade
 from rlhf.data.texts import texts_of
 from rlhf.errors import ModelError
@@ -41,6 +42,7 @@ def check_tokens(
     *,
     chat: bool,
     checks: ChecksSection,
+    on_rows: Callable[[int], None] | None = None,
 ) -> Iterator[Fault]:
     """What is found in the prepared rows of a split, in their order; constant memory.
 
@@ -50,13 +52,14 @@ def check_tokens(
         section: the stage's, for its length rule; see `section_of`.
         chat: `data.chat`.
         checks: severities, and `max_cut_share`.
+        on_rows: told now and then how many rows are done.
 
     Raises:
         DataError: rows that are faulty without any tokenizer, and are not to be left out.
     """
     finder = _Finder(tokenizer, read, section, chat, checks)
     stops_run = section.over_length == "error"
-    for fault in finder.find(checks.max_cut_share):
+    for fault in finder.find(checks.max_cut_share, on_rows):
         # whatever the recipe says, the stage stops at these: rows too long under `error`, and a template that fails
         is_fixed = (stops_run and fault.code == "over_length") or (
             fault.row is None and fault.code == "cannot_encode"
@@ -91,13 +94,15 @@ class _Finder:
         self._num_rows = self._num_longer = 0
         self._longest: list[tuple[int, int, Place]] = []
 
-    def find(self, max_cut_share: float) -> Iterator[Fault]:
+    def find(self, max_cut_share: float, on_rows: Callable[[int], None] | None) -> Iterator[Fault]:
         rows = prove_template(self._looked_at(), self._tokenizer, chat=self._split.chat)
         try:
             for place, outcome in encode_rows(rows, self._encoder):
                 yield from self._seen
                 self._seen.clear()
                 yield from self._judge(place, outcome)
+                if on_rows is not None and self._num_rows % TOLD_ROWS == 0:
+                    on_rows(self._num_rows)
         except ModelError as error:
             yield self._of_template(error)
             return

@@ -1,8 +1,11 @@
 """The prompts that PPO answers, as tokens."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.errors import DataError
@@ -10,12 +13,12 @@ from rlhf.models.sequences import encode_prompt
 from rlhf.models.turns import newest_text, newest_turns
 from rlhf.ppo.prompts import Prompt
 from rlhf.recipe.ppo import PPOSection
-from rlhf.stages.tokens.encode import encode_rows
 from rlhf.stages.tokens.encoders import refused
 from rlhf.stages.tokens.outcome import Outcome, OverLength
 from rlhf.stages.tokens.problems import RowProblems
-from rlhf.stages.tokens.splits import Split, prepared
-from rlhf.stages.tokens.template import prove_template
+from rlhf.stages.tokens.rows import Layout
+from rlhf.stages.tokens.shared import Encoding, cached_rows
+from rlhf.stages.tokens.splits import Split
 from rlhf_schemas import Message, PromptRecord
 
 
@@ -24,12 +27,12 @@ class Prompts:
     """A split's prompts in its order, and how many its length rule touched; a prompt's id is its row before that.
 
     Attributes:
-        rows: those that are left.
+        rows: those that are left, read from the disk as they are asked for.
         num_dropped, num_truncated: prompts that were too long.
         prepared: what was done to the split's rows before, for people.
     """
 
-    rows: list[Prompt]
+    rows: Sequence[Prompt]
     num_dropped: int = 0
     num_truncated: int = 0
     prepared: str = ""
@@ -76,7 +79,12 @@ class PromptEncoder:
 
     def describe(self) -> dict[str, Any]:
         """See Encoder."""
-        return {"max_length": self.max_length, "over_length": self.over_length, "chat": self.chat}
+        return {
+            "row": type(self).__name__,
+            "max_length": self.max_length,
+            "over_length": self.over_length,
+            "chat": self.chat,
+        }
 
     def _encode(self, prompt: str | list[Message]) -> list[int]:
         return encode_prompt(self.tokenizer, prompt, chat=self.chat)
@@ -92,38 +100,57 @@ class PromptEncoder:
         return EncodedPrompt(ids, record.model_copy(update={"prompt": text}))
 
 
-def prompts(tokenizer: PreTrainedTokenizerBase, split: Split, section: PPOSection) -> Prompts:
+def prompts(tokenizer: PreTrainedTokenizerBase, split: Split, section: PPOSection, *, cache: Path) -> Prompts:
     """The prompts as tokens, in the order of the split.
 
     Args:
         tokenizer: the policy's.
         split: what is read.
         section: `max_prompt_length`, and the rule for longer ones.
+        cache: a folder of any number of splits; see `token_folder`.
 
     Raises:
         DataError: invalid rows; prompts that the template refuses; prompts too long (under `error`), with file and
             line; or no prompt left.
     """
     limit, rule = section.max_prompt_length, section.over_length
-    encoder = PromptEncoder(tokenizer, limit, rule, split.chat)
     remedy = "Raise it, remove these prompts, or set ppo.over_length to drop or truncate."
-    severity = split.checks.severity
-    problems = RowProblems("ppo.max_prompt_length", limit, rule, {"too_long": remedy}, severity)
-    kept: list[Prompt] = []
-    rows = split.rows()
-    proved = prove_template(rows, tokenizer, chat=split.chat)
-    for index, (place, outcome) in enumerate(encode_rows(proved, encoder)):
-        problems.add(place, outcome)
-        if outcome.row is not None and not problems:
-            record = outcome.row.record
-            kept.append(Prompt(index, outcome.row.token_ids, _text(record.prompt), record))
-    problems.raise_found()
-    if not kept:
-        raise DataError(
-            f"data.{split.read.key}: no prompt is left: all are longer than ppo.max_prompt_length={limit}, or cannot be encoded",
-            "Raise ppo.max_prompt_length.",
-        )
-    return Prompts(kept, problems.num_dropped, problems.counts["truncated"], prepared(rows))
+    nothing_left = DataError(
+        f"data.{split.read.key}: no prompt is left: all are longer than ppo.max_prompt_length={limit}, or cannot be encoded",
+        "Raise ppo.max_prompt_length.",
+    )
+
+    def problems() -> RowProblems:
+        return RowProblems("ppo.max_prompt_length", limit, rule, {"too_long": remedy}, split.checks.severity)
+
+    encoder = PromptEncoder(tokenizer, limit, rule, split.chat)
+    rows, facts = cached_rows(split, Encoding(encoder, problems, _prompt, PROMPTS, nothing_left), cache)
+    return Prompts(rows, facts["num_dropped"], facts["num_truncated"], facts["prepared"])
+
+
+def _prompt(index: int, encoded: EncodedPrompt) -> Prompt:
+    record = encoded.record
+    return Prompt(index, encoded.token_ids, _text(record.prompt), record)
+
+
+def _values(prompt: Prompt) -> dict[str, Any]:
+    assert prompt.record is not None, "made by `_prompt`"
+    # only what was set: a record that is read again is equal to the one that was written
+    record = prompt.record.model_dump_json(exclude_unset=True)
+    return {"prompt_id": prompt.prompt_id, "token_ids": prompt.token_ids, "record": record}
+
+
+def _read(values: dict[str, Any]) -> Prompt:
+    record = PromptRecord.model_validate_json(values["record"])
+    return _prompt(values["prompt_id"], EncodedPrompt(values["token_ids"], record))
+
+
+PROMPTS: Layout[Prompt] = Layout(
+    pa.schema([("prompt_id", pa.int64()), ("token_ids", pa.list_(pa.int32())), ("record", pa.string())]),
+    _values,
+    _read,
+)
+"""The record as JSON text, so that all splits have one schema."""
 
 
 def _text(prompt: str | list[Message]) -> str:

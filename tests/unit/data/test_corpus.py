@@ -16,9 +16,10 @@ from data_corpus.record_faults import RULES
 from data_corpus.shape_faults import SHAPES
 from data_corpus.writers import COMPRESSIONS, TEXT_FORMATS, Position, encode, place, write
 
-from rlhf.data import Report, check
+from rlhf.data import Located, Report, check, scan
 from rlhf.recipe.checks import ChecksSection
 from rlhf.recipe.data import DataSource, RecordKind
+from rlhf_schemas import PreferenceRecord
 
 PLANTED = (*RULES, *SHAPES, *CONTENT, *ACROSS)
 Found = tuple[str, int | None, int | None, str | None]
@@ -78,6 +79,27 @@ def test_clean_files_have_no_finding(name: str, tmp_path: Path) -> None:
         report = checked(write(folder, fmt, clean.rows)[0], clean.kind)
         assert [str(fault) for fault in report.faults] == [], fmt
         assert (report.num_rows, report.shape) == (len(clean.rows), clean.shape), fmt
+
+
+@pytest.mark.parametrize("fmt", ["jsonl", "parquet"])
+def test_rollouts_of_ours_make_pairs_demonstrations_and_prompts(fmt: str, tmp_path: Path) -> None:
+    first, second = CLEAN["rollout"].rows[:2]
+    rows = [{**first, "score": 1.5}, {**second, "score": 0.5}, {**first, "response": "No.", "score": 1.0}]
+    path, _ = write(tmp_path, fmt, rows)
+    kinds: tuple[RecordKind, ...] = ("preference", "sft", "prompt", "rollout")
+    reports = {kind: checked(path, kind) for kind in kinds}
+    assert {kind: (report.shape, report.num_records) for kind, report in reports.items()} == {
+        "preference": ("scored", 1),
+        "sft": ("scored", 3),
+        "prompt": ("scored", 3),
+        "rollout": ("records", 3),
+    }
+    assert dict(reports["preference"].counts) == {"single_answer": 1}
+    (pair,) = [
+        item.record for item in scan(DataSource(path=str(path)), "preference") if isinstance(item, Located)
+    ]
+    assert isinstance(pair, PreferenceRecord)
+    assert (pair.chosen, pair.rejected, pair.margin) == (first["response"], "No.", 0.5)
 
 
 def _name(planted: Planted, index: int) -> str:

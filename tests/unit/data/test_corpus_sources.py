@@ -14,7 +14,7 @@ from data_corpus.record_faults import RULES
 from data_corpus.shape_faults import SHAPES
 from data_corpus.writers import FORMATS, TEXT_FORMATS, write
 
-from rlhf.data import CHECKS, Fault, check, check_splits
+from rlhf.data import CHECKS, Fault, check, check_splits, compression
 from rlhf.recipe.data import DataSource, RecordKind
 from rlhf.recipe.recipe import ReadSplit
 
@@ -94,6 +94,7 @@ def test_a_file_that_the_system_refuses_is_one_fault(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(compression, "TellingFile", refuse)
     if fmt in BINARY:
         import pyarrow
 
@@ -202,7 +203,7 @@ def test_the_corpus_has_every_check_in_every_format_in_which_it_can_occur() -> N
 def test_every_check_is_planted_somewhere() -> None:
     elsewhere = {  # in the tests above and beside this one
         *("file_missing", "not_a_file", "unreadable", "unknown_format", "mixed_formats", "bad_source"),
-        *("hub_unavailable", "empty", "bad_parquet", "bad_arrow", "bad_compression"),
+        *("other_content", "hub_unavailable", "empty", "bad_parquet", "bad_arrow", "bad_compression"),
         *("eval_leak", "prompt_leak", "stage_leak"),
     }
     tokens = {code for code, one in CHECKS.items() if one.group == "tokens"}  # these need a tokenizer

@@ -46,6 +46,16 @@ def test_a_fault_stays_one_line_that_utf8_can_hold(tmp_path: Path) -> None:
     assert str(fault).encode().count(b"\n") == 0
 
 
+def test_a_files_name_cannot_write_to_the_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "x\n\x1b[31m\u202e.jsonl"
+    path.write_text('{"prompt": 5, "completion": ""}\n')
+    text = check(DataSource(path=str(path)), "sft").as_text()
+    lines = text.split("\n")
+    assert len(lines) == 5, "the source, two faults, and the row with the most"
+    assert all(line.isprintable() for line in lines)
+    assert r"x\n\x1b[31m\u202e.jsonl:1: prompt: should be text" in text
+
+
 def test_reports_as_text_and_json(tmp_path: Path) -> None:
     path = str(tmp_path / "x.jsonl")
     Path(path).write_text('{"prompt": ""}\n' * 12)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.data import Fault, check
+from rlhf.data import Fault, check, compression
 from rlhf.data.place import Place, Row
 from rlhf.data.source import read_rows
 from rlhf.recipe.data import DataSource
@@ -84,6 +84,7 @@ def test_faults_of_the_source_as_a_whole(tmp_path: Path, monkeypatch: pytest.Mon
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(compression, "TellingFile", refuse)
     report = check(DataSource(path=str(good)), "sft")
     assert [(fault.code, fault.message) for fault in report.faults] == [
         ("unreadable", "cannot be read: Permission denied")

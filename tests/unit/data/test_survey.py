@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import rlhf.data.survey as module
-from rlhf.data import check, check_splits, report_of
+from rlhf.data import check, check_splits, cores, report_of
 from rlhf.data.blocks import list_blocks
 from rlhf.data.separate import separate
 from rlhf.data.survey import Job, Survey, survey
@@ -84,7 +84,7 @@ def test_blocks_and_processes_change_nothing(
 ) -> None:
     job = Job(DataSource(path=write("x.jsonl", mixed_rows())), "preference", checks=DEFAULTS)
     expected = summary(survey(job))
-    monkeypatch.setattr(module, "PARALLEL_BYTES", parallel_bytes)
+    monkeypatch.setattr(cores, "PARALLEL_BYTES", parallel_bytes)
     monkeypatch.setattr(module, "list_blocks", partial(list_blocks, block_bytes=block_bytes))
     assert summary(survey(job)) == expected
 

@@ -4,15 +4,17 @@ import fcntl
 import json
 
 import pytest
-from encoded import TOKENIZER, dialogue, reward_section, sft_section, split_of
+from encoded import TOKENIZER, dialogue, ppo_section, reward_section, sft_section, split_of
 
 from rlhf.errors import DataError
 from rlhf.models.tokenizer import TRAINED_TEMPLATE, train_tokenizer
-from rlhf.stages.tokens import examples as module
+from rlhf.stages.tokens import shared as module
 from rlhf.stages.tokens.cache import shared_folder
 from rlhf.stages.tokens.encoders import Demonstration, Pair
 from rlhf.stages.tokens.examples import demonstrations, pairs
+from rlhf.stages.tokens.prompts import prompts
 from rlhf.stages.tokens.rows import DEMONSTRATIONS, PAIRS, TokenRows, read_rows, write_rows
+from rlhf_schemas import PromptRecord
 
 ROWS = [{"prompt": "is it?", "completion": " it is."}, {"prompt": "a", "completion": " cat", "weight": 2.0}]
 
@@ -51,6 +53,36 @@ def test_a_second_run_reads_what_the_first_has_written(tmp_path, built):
     assert len(built) == 1
     assert list(first.rows) == list(second.rows)
     assert (str(second), second.has_weights) == (str(first), True)
+
+
+def test_prompts_are_encoded_once_and_bring_their_records_back(tmp_path, built):
+    rows = [
+        {"prompt": "is it?", "metadata": {"n": 1, "share": 0.5, "who": None, "tags": ["a", "é\n"]}},
+        {"prompt": "the cat sat on the mat. " * 9},
+        {"prompt": dialogue("is it?", system="it is.")},
+    ]
+    split = split_of(tmp_path, "prompt", rows)
+    section = ppo_section(max_prompt_length=60, over_length="drop")
+    first = prompts(TOKENIZER, split, section, cache=tmp_path / "cache")
+    second = prompts(TOKENIZER, split, section, cache=tmp_path / "cache")
+    assert len(built) == 1
+    assert list(first.rows) == list(second.rows)
+    assert str(first) == str(second) == "2 prompts; too long: 1 dropped, 0 truncated"
+    text, turns = second.rows
+    assert (text.prompt_id, turns.prompt_id) == (0, 2)
+    assert text.record == PromptRecord.model_validate(rows[0])
+    assert turns.record == PromptRecord.model_validate(rows[2])
+    assert text.token_ids == TOKENIZER.encode("is it?")
+    prompts(TOKENIZER, split, ppo_section(max_prompt_length=300), cache=tmp_path / "cache")
+    assert len(built) == 2, "another limit, other rows"
+
+
+def test_a_long_build_says_how_far_it_is(tmp_path, monkeypatch, capsys):
+    split = split_of(tmp_path, "sft", ROWS)
+    monkeypatch.setattr(module, "TOLD_SECONDS", 0.0)
+    demonstrations(TOKENIZER, split, sft_section(), cache=tmp_path / "cache")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"sft.train: {number} rows as tokens so far" for number in (1, 2)]
 
 
 def changed(tmp_path, what):

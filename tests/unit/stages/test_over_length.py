@@ -89,22 +89,26 @@ ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 def test_prompts_that_are_too_long_are_an_error_with_their_places(tmp_path):
     split = split_of(tmp_path, "prompt", [{"prompt": "a"}, {"prompt": ALPHABET}])
     with pytest.raises(DataError, match=r"prompt\.jsonl:2: 36 tokens") as caught:
-        prompts(TOKENIZER, split, ppo_section(max_prompt_length=20))
+        prompts(TOKENIZER, split, ppo_section(max_prompt_length=20), cache=tmp_path / "cache")
     assert "ppo.over_length" in str(caught.value)
-    read = prompts(TOKENIZER, split, ppo_section(max_prompt_length=40))
+    read = prompts(TOKENIZER, split, ppo_section(max_prompt_length=40), cache=tmp_path / "cache")
     assert [prompt.prompt_id for prompt in read.rows] == [0, 1]
 
 
 def test_prompts_that_are_too_long_are_dropped_and_the_others_keep_their_ids(tmp_path):
     split = split_of(tmp_path, "prompt", [{"prompt": ALPHABET}, {"prompt": "a"}])
-    read = prompts(TOKENIZER, split, ppo_section(max_prompt_length=20, over_length="drop"))
+    read = prompts(
+        TOKENIZER, split, ppo_section(max_prompt_length=20, over_length="drop"), cache=tmp_path / "cache"
+    )
     assert [(prompt.prompt_id, prompt.text) for prompt in read.rows] == [(1, "a")]
     assert str(read) == "1 prompts; too long: 1 dropped, 0 truncated"
 
 
 def test_a_text_prompt_keeps_its_newest_tokens_and_says_so_everywhere(tmp_path):
     split = split_of(tmp_path, "prompt", [{"prompt": ALPHABET, "metadata": {"n": 1}}])
-    read = prompts(TOKENIZER, split, ppo_section(max_prompt_length=20, over_length="truncate"))
+    read = prompts(
+        TOKENIZER, split, ppo_section(max_prompt_length=20, over_length="truncate"), cache=tmp_path / "cache"
+    )
     (prompt,) = read.rows
     assert prompt.text == prompt.record.prompt == text_of(prompt.token_ids) == ALPHABET[-20:]
     assert prompt.record.metadata == {"n": 1}
@@ -115,7 +119,7 @@ def test_a_dialogues_prompt_loses_its_oldest_turns(tmp_path):
     rows = [{"prompt": LONG[:-1]}, {"prompt": dialogue(ALPHABET, system="be good")}]
     newest = rendered(*NEWEST[:2]) + "<|assistant|>"
     section = ppo_section(max_prompt_length=num_tokens(newest), over_length="truncate")
-    read = prompts(TOKENIZER, split_of(tmp_path, "prompt", rows), section)
+    read = prompts(TOKENIZER, split_of(tmp_path, "prompt", rows), section, cache=tmp_path / "cache")
     (prompt,) = read.rows
     assert text_of(prompt.token_ids) == newest
     assert prompt.text == "system: be good\nuser: third?"
@@ -126,7 +130,9 @@ def test_a_dialogues_prompt_loses_its_oldest_turns(tmp_path):
 def test_a_text_that_becomes_a_turn_is_never_cut(tmp_path):
     rows = [{"prompt": ALPHABET}, {"prompt": "a"}]
     section = ppo_section(max_prompt_length=20, over_length="truncate")
-    read = prompts(TOKENIZER, split_of(tmp_path, "prompt", rows, chat=True), section)
+    read = prompts(
+        TOKENIZER, split_of(tmp_path, "prompt", rows, chat=True), section, cache=tmp_path / "cache"
+    )
     assert [prompt.text for prompt in read.rows] == ["a"]
     assert read.num_dropped == 1
 
@@ -134,7 +140,9 @@ def test_a_text_that_becomes_a_turn_is_never_cut(tmp_path):
 def test_no_prompt_left_is_an_error(tmp_path):
     split = split_of(tmp_path, "prompt", [{"prompt": ALPHABET}])
     with pytest.raises(DataError, match="no prompt is left"):
-        prompts(TOKENIZER, split, ppo_section(max_prompt_length=20, over_length="drop"))
+        prompts(
+            TOKENIZER, split, ppo_section(max_prompt_length=20, over_length="drop"), cache=tmp_path / "cache"
+        )
 
 
 def test_eos_is_one_token():

@@ -7,6 +7,7 @@ from tiny import write_tiny_recipe
 from rlhf.models.tokenizer import train_tokenizer
 from rlhf.recipe import load_recipe
 from rlhf.recipe.checks import ChecksSection
+from rlhf.stages.tokens import checks as token_checks
 from rlhf.stages.tokens.checks import check_tokens, section_of
 from rlhf.stages.tokens.tokenizer import load_recipe_tokenizer
 
@@ -21,6 +22,15 @@ def found(read, section, *, tokenizer=TOKENIZER, chat=False, **checks):
 def test_good_rows_have_no_finding(tmp_path):
     rows = [{"prompt": "is it good?", "completion": f" it is {n}."} for n in range(4)]
     assert found(read_of(tmp_path, "sft", rows), sft_section(max_length=100)) == []
+
+
+def test_rows_are_counted_as_they_are_encoded(tmp_path, monkeypatch):
+    monkeypatch.setattr(token_checks, "TOLD_ROWS", 2)
+    read = read_of(tmp_path, "sft", [{"prompt": "a", "completion": f" {n}"} for n in range(5)])
+    told = []
+    section = sft_section(max_length=100)
+    faults = check_tokens(TOKENIZER, read, section, chat=False, checks=ChecksSection(), on_rows=told.append)
+    assert (list(faults), told) == ([], [2, 4])
 
 
 def test_equal_answers_and_a_row_without_label_are_found_where_rows_are_cut(tmp_path):

@@ -92,8 +92,15 @@ def test_rows_of_no_shape_are_told_with_their_columns_and_the_way_on(kind: Recor
     fault = unknown_shape(source, kind, row)
     assert (fault.code, fault.line, fault.severity) == ("unknown_shape", 2, "error")
     assert fault.message == f"has columns that are no known shape of {kind} records: q, a"
-    assert "`columns: {prompt: q}`" in fault.remedy
+    assert fault.remedy.startswith("If these are no names of columns, give the table a header. Map")
+    assert "`columns: {prompt: q}` (--column prompt=q), or name the `shape` (--shape)" in fault.remedy
     assert "sharegpt" in fault.remedy
+
+
+def test_rows_under_a_key_are_told_to_be_the_file() -> None:
+    row = Row({"version": "1", "data": [{"prompt": "a"}, {"prompt": "b"}]}, Place("x.json", 1, 1))
+    fault = unknown_shape(DataSource(path="x.json"), "prompt", row)
+    assert fault.remedy == "If 'data' holds the rows, save that list alone as the file."
 
 
 def test_a_shape_that_makes_no_such_records_is_a_fault_of_the_source() -> None:
