@@ -132,7 +132,7 @@ class TinyPPO:
         self.collector = Collector(
             self.section,
             accelerator=self.accelerator,
-            engine=HFEngine() if engine is None else engine,
+            engine=HFEngine(batch_size=rollout_batch_size) if engine is None else engine,
             reference=tiny_lm(kind, seed=5),
             scorer=ModelScorer(tiny_rm(kind, seed=4), rollout_batch_size),
             stop_ids=STOPS,
