@@ -50,14 +50,14 @@ class Collector:
         section: the recipe's `ppo`.
         accelerator: Accelerate's handle on the processes.
         engine: samples.
-        reference: the causal LM that the KL penalty is measured from; it is on the accelerator while sampling only,
+        reference: the causal LM that the KL penalty is measured from; it is on the accelerator while measuring only,
             where it lies in the CPU's memory.
         scorer: scores this rank's responses, all in one call.
         stop_ids: tokens that end a response.
         seed: of the sampling noise.
 
     Attributes:
-        seconds: what the last `collect` took to `generate`, and to `score`: all after it.
+        seconds: what the last `collect` took, as metrics: to sample, and all after it.
     """
 
     def __init__(
@@ -113,7 +113,10 @@ class Collector:
                 mine, [self._episode(*each) for each in zip(mine, responses, measured, strict=True)]
             )
         rollout = collate(gather_episodes(scored))
-        self.seconds = {"generate": sampled - started, "score": time.perf_counter() - sampled}
+        self.seconds = {
+            "time/generate_seconds": sampled - started,
+            "time/score_seconds": time.perf_counter() - sampled,
+        }
         return rollout
 
     def _share(self, jobs: list[Job]) -> list[Job]:
@@ -227,8 +230,10 @@ def _responses(generation: Generation) -> list[_Response]:
     ids = _rows(generation.response_ids, generation.response_mask)
     logprobs = _rows(generation.logprobs.float(), generation.response_mask)
     supports = generation.support or [None] * len(ids)
-    rows = zip(ids, logprobs, generation.finish_reasons, supports, strict=True)
-    return [_Response(row.tolist(), *rest) for row, *rest in rows]
+    return [
+        _Response(row.tolist(), each, reason, support)
+        for row, each, reason, support in zip(ids, logprobs, generation.finish_reasons, supports, strict=True)
+    ]
 
 
 def _rows(tensor: Tensor, mask: Tensor) -> list[np.ndarray]:

@@ -275,7 +275,7 @@ class PPOTrainer:
             "episode": float(self.step * self.section.global_batch_size),
             "eps": self.section.global_batch_size / (now - started),
             "time/rollout_seconds": sampled - started,
-            **{f"time/{phase}_seconds": taken for phase, taken in self.collector.seconds.items()},
+            **self.collector.seconds,
             "time/update_seconds": now - sampled,
         }
 

@@ -43,8 +43,10 @@ class SamplingSection(Section):
     """Responses to each prompt of a step; global_batch_size counts responses."""
     replay: str | None = None
     """A folder of recorded rollouts (`<run>/ppo/rollouts`): its responses and numbers are taken in place of generation, to debug the update alone."""
-    engine: Literal["auto", "hf"] = "auto"
-    """Rollout engine: `hf` decodes with transformers and runs everywhere; `auto` takes it and says so in the log."""
+    engine: Literal["auto", "hf", "graph"] = "auto"
+    """Rollout engine: `hf` decodes with transformers' growing cache and runs everywhere; `graph` decodes in CUDA graphs over a fixed cache and fills the places of responses that have ended; `auto` takes `hf` and says so in the log."""
+    compile: bool = False
+    """Let torch.compile fuse the forward pass of `engine: graph`: half a minute once, at the first step."""
 
 
 class PPOSection(Section):

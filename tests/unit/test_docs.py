@@ -22,6 +22,7 @@ LOGGED = {
         "_scores_by_source",
     ),
     "rlhf/ppo/evaluation.py": ("evaluate", "_against_best_of_n"),
+    "rlhf/ppo/rollout.py": ("collect",),
     "rlhf/ppo/update.py": ("_metrics",),
     "rlhf/ppo/trainer.py": ("train", "_timing"),
     "rlhf/ppo/sources/measures.py": ("source_metrics",),

@@ -24,7 +24,7 @@ def decode_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[Tensor, None]:
     """Attention of one token a row: heads that share keys are rows of one product, and no key is repeated for them.
 
@@ -34,6 +34,7 @@ def decode_attention(
         key, value: [n, H, L, D].
         attention_mask: [n, 1, 1, L] bool.
         scaling: of the scores; 1 / sqrt(D) where None.
+        **others: unread.
 
     Returns:
         [n, 1, Q, D], and no weights.

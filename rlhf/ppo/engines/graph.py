@@ -7,6 +7,7 @@ look behind, so that the device never waits for it. On a CPU the same steps run 
 
 from collections import deque
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from rlhf.ppo.engines.base import Generation
 from rlhf.ppo.engines.decoder import DECODE_ATTENTION, Decoder
 from rlhf.ppo.engines.lookout import Lookout
 from rlhf.ppo.engines.shadow import Shadow
-from rlhf.ppo.engines.slots import Shape, Slots
+from rlhf.ppo.engines.slots import Shape, Slots, keys_and_values
 from rlhf.ppo.episodes import FinishReason
 
 LOOK_EVERY_TOKENS = 8
@@ -97,8 +98,8 @@ class GraphEngine:
         assert self._prefill is not None
         longest = max(map(len, prompts)) + noise.shape[1]
         columns = -longest % _COLUMNS + longest
-        vocabulary = self._prefill.get_input_embeddings().weight.shape[0]
-        shape = Shape(self.num_slots, columns, len(noise), noise.shape[1], int(vocabulary))
+        vocabulary = cast(Tensor, self._prefill.get_input_embeddings().weight).shape[0]
+        shape = Shape(self.num_slots, columns, len(noise), noise.shape[1], vocabulary)
         if self._slots is None or not self._slots.shape.holds(shape):
             shape = shape if self._slots is None else shape.joined(self._slots.shape)
             self._decoder = self._slots = None  # frees the memory first
@@ -169,7 +170,7 @@ class _Call:
             places = [(slot, row) for row, context in enumerate(part) for slot in wanted[context]]
             target, source = torch.tensor(places, device=device).T
             for layer, filled in zip(self.slots.layers, cache.layers, strict=True):
-                layer.fill(target, filled.keys[source], filled.values[source])
+                layer.fill(target, *(part[source] for part in keys_and_values(filled)))
 
     def _draw_together(self) -> None:
         """Once no prompt waits, let the smallest captured size do that holds the slots in use."""

@@ -21,7 +21,8 @@ class SlotLayer(CacheLayerMixin):
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         super().__init__()
-        self.keys, self.values = keys, values
+        self.keys, self.values = keys, values  # as the base class names them
+        self._all_keys, self._all_values = keys, values
         self.is_initialized = True
         self.shown_keys, self.shown_values = keys, values
         self.slots = self.positions = torch.empty(0)
@@ -30,8 +31,8 @@ class SlotLayer(CacheLayerMixin):
         """Show the slots [n] int64, which are the first ones, and as many columns; each writes at its position [n] int64."""
         size = len(slots)
         self.slots, self.positions = slots, positions
-        self.shown_keys = self.keys[:size, :, :num_columns]
-        self.shown_values = self.values[:size, :, :num_columns]
+        self.shown_keys = self._all_keys[:size, :, :num_columns]
+        self.shown_values = self._all_values[:size, :, :num_columns]
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -43,12 +44,15 @@ class SlotLayer(CacheLayerMixin):
 
     def fill(self, slots: Tensor, keys: Tensor, values: Tensor) -> None:
         """Write the first columns of some slots."""
-        self.keys[slots, :, : keys.shape[2]] = keys
-        self.values[slots, :, : values.shape[2]] = values
+        self._all_keys[slots, :, : keys.shape[2]] = keys
+        self._all_values[slots, :, : values.shape[2]] = values
 
     def move(self, sources: Tensor, targets: Tensor) -> None:
         """Copy slots."""
-        self.keys[targets], self.values[targets] = self.keys[sources], self.values[sources]
+        self._all_keys[targets], self._all_values[targets] = (
+            self._all_keys[sources],
+            self._all_values[sources],
+        )
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing: the memory is there from the start."""
@@ -63,7 +67,7 @@ class SlotLayer(CacheLayerMixin):
 
     def get_max_length(self) -> int:
         """Columns."""
-        return self.keys.shape[2]
+        return self._all_keys.shape[2]
 
 
 @dataclass(frozen=True)
@@ -136,13 +140,13 @@ class Slots:
         self.ended = torch.ones(slots, dtype=torch.bool, device=device)
         self.noise = zeros(rows, tokens, dtype=torch.float32)
         self.stops = zeros(shape.num_vocabulary, dtype=torch.bool)
-        self.limit = zeros(())
+        self.limit = torch.tensor(0, device=device)
         self.response_ids = zeros(rows, tokens)
         self.logprobs = zeros(rows, tokens, dtype=torch.float32)
         self.lengths = zeros(rows)
         self.by_token = zeros(rows, dtype=torch.bool)
         self.layers = [
-            SlotLayer(*(_room(part, slots, shape.num_columns) for part in (layer.keys, layer.values)))
+            SlotLayer(*(_room(part, slots, shape.num_columns) for part in keys_and_values(layer)))
             for layer in example.layers
         ]
         self.cache = Cache(layers=list(self.layers))
@@ -179,6 +183,11 @@ class Slots:
             state[target] = state[source]
         self.rows[source] = self.idle_row
         self.ended[source] = True
+
+
+def keys_and_values(layer: Any) -> tuple[Tensor, Tensor]:
+    """What a layer of a filled cache holds: [B, heads, L, head size] each."""
+    return layer.keys, layer.values
 
 
 def _room(example: Tensor, num_slots: int, num_columns: int) -> Tensor:
