@@ -135,8 +135,12 @@ class Updater:
     def _accumulate(self, shared: _Step, rows: list[int], number: int) -> dict[str, float]:
         """Gradients and global statistics of a minibatch; a loss that is not finite ends here, on all ranks."""
         accelerator, size = self.accelerator, self.section.per_device_batch_size
-        num_tokens = int(shared.rollout.response_mask[torch.tensor(rows)].sum())
-        mine = rows[accelerator.process_index :: accelerator.num_processes]
+        lengths = shared.rollout.response_mask.sum(dim=1).tolist()
+        num_tokens = sum(lengths[row] for row in rows)
+        # Rows of like length share a micro-batch, so that little padding is computed.
+        mine = sorted(
+            rows[accelerator.process_index :: accelerator.num_processes], key=lambda row: (lengths[row], row)
+        )
         micro_batches = [mine[start : start + size] for start in range(0, len(mine), size)]
         sums: dict[str, Tensor] = {}
         ptx = self.ptx if shared.trains_policy else None
