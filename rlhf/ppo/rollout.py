@@ -14,6 +14,7 @@ from rlhf.models.offload import on_device
 from rlhf.ppo.actor_critic import ActorCritic, response_logprobs
 from rlhf.ppo.engines.base import Generation, GenerationEngine
 from rlhf.ppo.episodes import Episode, FinishReason, Rollout, collate, gather_episodes, pad_supports
+from rlhf.ppo.micro_batches import MicroBatches, require_divisible
 from rlhf.ppo.noise import sampling_noise
 from rlhf.ppo.prompts import Prompt
 from rlhf.ppo.scoring import Answer, Scorer
@@ -55,6 +56,7 @@ class Collector:
         scorer: scores this rank's responses, all in one call.
         stop_ids: tokens that end a response.
         seed: of the sampling noise.
+        micro_batches: the update's, so that what was found to fit there is known here; the section's where None.
 
     Attributes:
         seconds: what the last `collect` took, as metrics: to sample, and all after it.
@@ -70,6 +72,7 @@ class Collector:
         scorer: Scorer,
         stop_ids: tuple[int, ...],
         seed: int,
+        micro_batches: MicroBatches | None = None,
     ) -> None:
         self.section = section
         self.accelerator = accelerator
@@ -78,6 +81,7 @@ class Collector:
         self.scorer = scorer
         self.stop_ids = stop_ids
         self.seed = seed
+        self.micro_batches = micro_batches or MicroBatches(section)
         self.seconds: dict[str, float] = {}
 
     def collect(
@@ -163,22 +167,24 @@ class Collector:
         return _responses(generation)
 
     def _measure(self, model: ActorCritic, jobs: list[Job], responses: list[_Response]) -> list[_Measured]:
-        """Log-probabilities and values of this rank's rows, in the update's micro-batches, which are known to fit.
-
-        Rows of like length go together, so that little padding is computed.
-        """
-        size = self.section.per_device_batch_size
+        """Log-probabilities and values of this rank's rows, in micro-batches as the update's."""
         lengths = [
-            (len(prompt.token_ids) + len(response.ids), len(response.ids))
+            (len(prompt.token_ids), len(response.ids))
             for (_, prompt, _), response in zip(jobs, responses, strict=True)
         ]
-        order = sorted(range(len(jobs)), key=lambda row: lengths[row])
         measured: dict[int, _Measured] = {}
-        for start in range(0, len(order), size):
-            rows = order[start : start + size]
+        waiting = self.micro_batches.split(range(len(jobs)), lengths)
+        while waiting:
+            rows = waiting.pop()
             prompts = [jobs[row][1].token_ids for row in rows]
-            with self.accelerator.autocast():
-                found = self._measure_rows(model, prompts, [responses[row] for row in rows])
+            try:
+                with self.accelerator.autocast():
+                    found = self._measure_rows(model, prompts, [responses[row] for row in rows])
+            except torch.OutOfMemoryError:
+                require_divisible(rows, lengths)
+                torch.cuda.empty_cache()
+                waiting += [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
+                continue
             measured |= dict(zip(rows, found, strict=True))
         return [measured[row] for row in range(len(jobs))]
 

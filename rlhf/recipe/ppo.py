@@ -67,7 +67,9 @@ class PPOSection(Section):
     num_epochs: int = Field(4, ge=1)
     """Passes over one step's rollouts."""
     per_device_batch_size: int = Field(ge=1)
-    """Responses in one forward and backward pass of one process."""
+    """Responses in one forward and backward pass of one process. Where memory runs out the pass is cut in halves and goes on."""
+    per_device_tokens: int | Literal["auto"] | None = Field(None)
+    """In place of a number of responses, the most tokens in one pass, prompts and padding included; `auto` starts with a process's whole share of a minibatch and cuts it finer where memory runs out. What was found is kept through a resume."""
     per_device_rollout_batch_size: int | None = Field(None, ge=1)
     """Responses in one generation or scoring pass of one process; per_device_batch_size where left out."""
     learning_rate: float = Field(gt=0)

@@ -105,6 +105,14 @@ def _trainer(
     batch_size = section.per_device_rollout_batch_size or section.per_device_batch_size
     rewards = build_rewards(context, tokenizer, accelerator.device, batch_size)
     parts = _models(context, section, tokenizer, accelerator, rewards)
+    updater = Updater(
+        section,
+        accelerator=accelerator,
+        model=parts.model,
+        optimizer=parts.optimizer,
+        seed=seed,
+        ptx=_ptx(context, section, tokenizer, accelerator),
+    )
     collector = Collector(
         section,
         accelerator=accelerator,
@@ -113,6 +121,7 @@ def _trainer(
         scorer=rewards.scorer,
         stop_ids=parts.stop_ids,
         seed=seed,
+        micro_batches=updater.micro_batches,
     )
     evaluator = Evaluator(
         section,
@@ -128,14 +137,7 @@ def _trainer(
         accelerator=accelerator,
         model=parts.model,
         collector=_replayed(section, collector),
-        updater=Updater(
-            section,
-            accelerator=accelerator,
-            model=parts.model,
-            optimizer=parts.optimizer,
-            seed=seed,
-            ptx=_ptx(context, section, tokenizer, accelerator),
-        ),
+        updater=updater,
         prompts=PromptStream(
             training,
             seed=seed,

@@ -23,7 +23,7 @@ LOGGED = {
     ),
     "rlhf/ppo/evaluation.py": ("evaluate", "_against_best_of_n"),
     "rlhf/ppo/rollout.py": ("collect",),
-    "rlhf/ppo/update.py": ("_metrics",),
+    "rlhf/ppo/update_metrics.py": ("update_metrics",),
     "rlhf/ppo/trainer.py": ("train", "_timing"),
     "rlhf/ppo/sources/measures.py": ("source_metrics",),
     "rlhf/ppo/watch.py": ("check",),
