@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 
 from rlhf.ppo.episodes import Rollout
@@ -32,7 +33,14 @@ def rollout_metrics(rollout: Rollout, shaped: torch.Tensor, rewards: torch.Tenso
         "val/num_eos_tokens": float(rollout.ended.sum()),
         "val/share_without_eos": 1.0 - float(rollout.ended.float().mean()),
         "val/response_tokens": float(lengths.mean()),
+        "val/engine_log_ratio_abs": engine_log_ratio_abs(rollout),
     }
+
+
+def engine_log_ratio_abs(rollout: Rollout) -> float:
+    """Mean |log ratio| a token between the engine that sampled and the training pass over the same weights."""
+    apart = [np.abs(episode.engine_logprobs - episode.logprobs) for episode in rollout.episodes]
+    return float(np.concatenate(apart).mean())
 
 
 def kl_per_response(rollout: Rollout) -> torch.Tensor:

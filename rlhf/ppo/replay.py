@@ -92,6 +92,7 @@ class ReplayCollector:
         self.collector = collector
         self.recorded = recorded
         self.section = section
+        self.seconds: dict[str, float] = {}
 
     def collect(
         self,

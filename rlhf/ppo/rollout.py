@@ -1,19 +1,20 @@
-"""Collecting a step's rollouts: sample, then one pass each of policy and critic and of the reference, then the scores."""
+"""Collecting a step's rollouts: sample all, then one pass each of policy and critic and of the reference, then the scores."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import replace
+import time
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from rlhf.models.forward import pad_left, sequence_scores
+from rlhf.models.forward import pad_left, pad_right, sequence_scores
 from rlhf.models.offload import on_device
 from rlhf.ppo.actor_critic import ActorCritic, response_logprobs
 from rlhf.ppo.engines.base import Generation, GenerationEngine
-from rlhf.ppo.episodes import Episode, Rollout, collate, gather_episodes, pad_supports
+from rlhf.ppo.episodes import Episode, FinishReason, Rollout, collate, gather_episodes, pad_supports
+from rlhf.ppo.micro_batches import MicroBatches, require_divisible
 from rlhf.ppo.noise import sampling_noise
 from rlhf.ppo.prompts import Prompt
 from rlhf.ppo.scoring import Answer, Scorer
@@ -23,6 +24,26 @@ Job = tuple[int, Prompt, int]
 """Place in the global batch, prompt, sample index."""
 
 
+@dataclass(frozen=True)
+class _Response:
+    """What the engine sampled for a prompt; see `Episode`."""
+
+    ids: list[int]
+    logprobs: np.ndarray
+    finish_reason: FinishReason
+    support: list[np.ndarray] | None
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What the training forward passes say about a response; see `Episode`."""
+
+    logprobs: np.ndarray
+    ref_logprobs: np.ndarray
+    values: np.ndarray
+    bootstrap_value: float
+
+
 class Collector:
     """Turns prompts into a `Rollout`; every rank samples and scores its share and gets the whole.
 
@@ -30,11 +51,15 @@ class Collector:
         section: the recipe's `ppo`.
         accelerator: Accelerate's handle on the processes.
         engine: samples.
-        reference: the causal LM that the KL penalty is measured from; it is on the accelerator while sampling only,
+        reference: the causal LM that the KL penalty is measured from; it is on the accelerator while measuring only,
             where it lies in the CPU's memory.
         scorer: scores this rank's responses, all in one call.
         stop_ids: tokens that end a response.
         seed: of the sampling noise.
+        micro_batches: the update's, so that what was found to fit there is known here; the section's where None.
+
+    Attributes:
+        seconds: what the last `collect` took, as metrics: to sample, and all after it.
     """
 
     def __init__(
@@ -47,6 +72,7 @@ class Collector:
         scorer: Scorer,
         stop_ids: tuple[int, ...],
         seed: int,
+        micro_batches: MicroBatches | None = None,
     ) -> None:
         self.section = section
         self.accelerator = accelerator
@@ -55,7 +81,8 @@ class Collector:
         self.scorer = scorer
         self.stop_ids = stop_ids
         self.seed = seed
-        self.batch_size = section.per_device_rollout_batch_size or section.per_device_batch_size
+        self.micro_batches = micro_batches or MicroBatches(section)
+        self.seconds: dict[str, float] = {}
 
     def collect(
         self,
@@ -78,17 +105,23 @@ class Collector:
                 the whole vocabulary.
         """
         model.eval()
+        started = time.perf_counter()
         jobs = [(place, prompt, sample) for place, (prompt, sample) in enumerate(batch)]
         mine = self._share(jobs)
         with torch.no_grad():
+            responses = self._generate(model, mine, step, stream, temperature)
+            sampled = time.perf_counter()
             with on_device(self.reference, self._device):
-                sampled = [
-                    episode
-                    for chunk in _chunks(mine, self.batch_size)
-                    for episode in self._episodes(model, chunk, step, stream, temperature)
-                ]
-            scored = self._scored(mine, sampled)
-        return collate(gather_episodes(scored))
+                measured = self._measure(model, mine, responses)
+            scored = self._scored(
+                mine, [self._episode(*each) for each in zip(mine, responses, measured, strict=True)]
+            )
+        rollout = collate(gather_episodes(scored))
+        self.seconds = {
+            "time/generate_seconds": sampled - started,
+            "time/score_seconds": time.perf_counter() - sampled,
+        }
+        return rollout
 
     def _share(self, jobs: list[Job]) -> list[Job]:
         """This rank's rows, shortest prompts first, so that little padding is computed."""
@@ -109,52 +142,9 @@ class Collector:
             for episode, score in zip(episodes, scores, strict=True)
         ]
 
-    def _episodes(
-        self, model: ActorCritic, jobs: list[Job], step: int, stream: int, temperature: float | None
-    ) -> list[Episode]:
-        """Sampled and measured, not yet scored."""
-        prompt_ids, prompt_mask = pad_left([prompt.token_ids for _, prompt, _ in jobs], self._device)
-        with self.accelerator.autocast():
-            generation = self._generate(model, jobs, prompt_ids, prompt_mask, step, stream, temperature)
-            mask = generation.response_mask
-            input_ids = torch.cat([prompt_ids, generation.response_ids], dim=1)
-            attention_mask = torch.cat([prompt_mask, mask], dim=1)
-            columns = self._measure(model, input_ids, attention_mask, mask, generation.support)
-            bootstrap = self._bootstrap_values(model, input_ids, attention_mask, generation)
-        responses = _rows(generation.response_ids, mask)
-        logprobs, ref_logprobs, values, engine_logprobs = (
-            _rows(column.float(), mask) for column in (*columns, generation.logprobs)
-        )
-        return [
-            Episode(
-                index=place,
-                prompt_id=prompt.prompt_id,
-                sample_index=sample,
-                prompt_ids=prompt.token_ids,
-                response_ids=responses[row].tolist(),
-                logprobs=logprobs[row],
-                ref_logprobs=ref_logprobs[row],
-                values=values[row],
-                engine_logprobs=engine_logprobs[row],
-                score=math.nan,
-                finish_reason=generation.finish_reasons[row],
-                bootstrap_value=bootstrap[row],
-                support=None if generation.support is None else generation.support[row],
-                metadata={} if prompt.record is None else prompt.record.metadata,
-            )
-            for row, (place, prompt, sample) in enumerate(jobs)
-        ]
-
     def _generate(
-        self,
-        model: ActorCritic,
-        jobs: list[Job],
-        prompt_ids: Tensor,
-        prompt_mask: Tensor,
-        step: int,
-        stream: int,
-        temperature: float | None,
-    ) -> Generation:
+        self, model: ActorCritic, jobs: list[Job], step: int, stream: int, temperature: float | None
+    ) -> list[_Response]:
         sampling = self.section.sampling
         noise = sampling_noise(
             self.seed,
@@ -164,63 +154,92 @@ class Collector:
             sampling.max_new_tokens,
             stream=stream,
         )
-        return self.engine.generate(
-            model.policy,
-            prompt_ids,
-            prompt_mask,
-            torch.from_numpy(noise).to(self._device),
-            temperature=sampling.temperature if temperature is None else temperature,
-            stop_ids=self.stop_ids,
-            top_p=sampling.top_p,
-            min_p=sampling.min_p,
-        )
+        with self.accelerator.autocast():
+            generation = self.engine.generate(
+                model.policy,
+                [prompt.token_ids for _, prompt, _ in jobs],
+                torch.from_numpy(noise),
+                temperature=sampling.temperature if temperature is None else temperature,
+                stop_ids=self.stop_ids,
+                top_p=sampling.top_p,
+                min_p=sampling.min_p,
+            )
+        return _responses(generation)
 
-    def _measure(
-        self,
-        model: ActorCritic,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        mask: Tensor,
-        support: list[list[np.ndarray]] | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-probabilities of policy and reference, and values, in the update's micro-batches: they are known to fit."""
-        temperature, size = self.section.sampling.temperature, self.section.per_device_batch_size
-        logprobs: list[Tensor] = []
-        ref_logprobs: list[Tensor] = []
-        values: list[Tensor] = []
-        for start in range(0, len(input_ids), size):
-            rows = slice(start, start + size)
-            part = [input_ids[rows], attention_mask[rows], mask[rows]]
-            if support is not None:
-                part.append(pad_supports(list(support[rows]), mask.shape[1]).to(self._device))
-            ours, _, part_values = model(*part)
-            logprobs.append(ours)
-            values.append(part_values)
-            ref_logprobs.append(response_logprobs(self.reference, *part, temperature=temperature)[0])
-        return torch.cat(logprobs), torch.cat(ref_logprobs), torch.cat(values)
-
-    def _bootstrap_values(
-        self, model: ActorCritic, input_ids: Tensor, attention_mask: Tensor, generation: Generation
-    ) -> list[float]:
-        """The critic's value at the last token of each response that was cut; 0 for one that ended, or without the knob."""
-        if not self.section.bootstrap_truncated:
-            return [0.0] * len(input_ids)
-        size = self.section.per_device_batch_size
-        parts = zip(input_ids.split(size), attention_mask.split(size), strict=True)
-        values = torch.cat([sequence_scores(model.critic, *part) for part in parts]).tolist()
-        return [
-            value if reason == "length" else 0.0
-            for value, reason in zip(values, generation.finish_reasons, strict=True)
+    def _measure(self, model: ActorCritic, jobs: list[Job], responses: list[_Response]) -> list[_Measured]:
+        """Log-probabilities and values of this rank's rows, in micro-batches as the update's."""
+        lengths = [
+            (len(prompt.token_ids), len(response.ids))
+            for (_, prompt, _), response in zip(jobs, responses, strict=True)
         ]
+        measured: dict[int, _Measured] = {}
+        waiting = self.micro_batches.split(range(len(jobs)), lengths)
+        while waiting:
+            rows = waiting.pop()
+            prompts = [jobs[row][1].token_ids for row in rows]
+            try:
+                with self.accelerator.autocast():
+                    found = self._measure_rows(model, prompts, [responses[row] for row in rows])
+            except torch.OutOfMemoryError:
+                require_divisible(rows, lengths)
+                torch.cuda.empty_cache()
+                waiting += [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
+                continue
+            measured |= dict(zip(rows, found, strict=True))
+        return [measured[row] for row in range(len(jobs))]
+
+    def _measure_rows(
+        self, model: ActorCritic, prompts: list[list[int]], responses: list[_Response]
+    ) -> list[_Measured]:
+        device, temperature = self._device, self.section.sampling.temperature
+        prompt_ids, prompt_mask = pad_left(prompts, device)
+        response_ids, mask = pad_right([response.ids for response in responses], device)
+        part = [torch.cat([prompt_ids, response_ids], dim=1), torch.cat([prompt_mask, mask], dim=1), mask]
+        if responses[0].support is not None:
+            part.append(pad_supports([response.support for response in responses], mask.shape[1]).to(device))
+        logprobs, _, values = model(*part)
+        ref_logprobs, _ = response_logprobs(self.reference, *part, temperature=temperature)
+        cut = [response.finish_reason == "length" for response in responses]
+        bootstrap = [0.0] * len(responses)
+        if self.section.bootstrap_truncated and any(cut):
+            bootstrap = (sequence_scores(model.critic, *part[:2]) * torch.tensor(cut, device=device)).tolist()
+        columns = (_rows(column.float(), mask) for column in (logprobs, ref_logprobs, values))
+        return [_Measured(*row) for row in zip(*columns, bootstrap, strict=True)]
+
+    @staticmethod
+    def _episode(job: Job, response: _Response, measured: _Measured) -> Episode:
+        """Sampled and measured, not yet scored."""
+        place, prompt, sample = job
+        return Episode(
+            index=place,
+            prompt_id=prompt.prompt_id,
+            sample_index=sample,
+            prompt_ids=prompt.token_ids,
+            response_ids=response.ids,
+            logprobs=measured.logprobs,
+            ref_logprobs=measured.ref_logprobs,
+            values=measured.values,
+            engine_logprobs=response.logprobs,
+            score=math.nan,
+            finish_reason=response.finish_reason,
+            bootstrap_value=measured.bootstrap_value,
+            support=response.support,
+            metadata={} if prompt.record is None else prompt.record.metadata,
+        )
 
     @property
     def _device(self) -> torch.device:
         return self.accelerator.device
 
 
-def _chunks(jobs: list[Job], size: int) -> Iterator[list[Job]]:
-    for start in range(0, len(jobs), size):
-        yield jobs[start : start + size]
+def _responses(generation: Generation) -> list[_Response]:
+    ids = _rows(generation.response_ids, generation.response_mask)
+    logprobs = _rows(generation.logprobs.float(), generation.response_mask)
+    supports = generation.support or [None] * len(ids)
+    return [
+        _Response(row.tolist(), each, reason, support)
+        for row, each, reason, support in zip(ids, logprobs, generation.finish_reasons, supports, strict=True)
+    ]
 
 
 def _rows(tensor: Tensor, mask: Tensor) -> list[np.ndarray]:

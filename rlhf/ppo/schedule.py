@@ -51,3 +51,11 @@ def _left(schedule: Schedule, section: PPOSection, step: int) -> float:
     if schedule == "cosine":
         return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * step / num_steps))
     return 1.0 - (1.0 - floor) * step / num_steps
+
+
+def hold_frozen_groups(optimizer: torch.optim.Optimizer) -> None:
+    """Give AdamW no gradient where the rate is 0: zeros would run its step count while its moments stay empty."""
+    for group in optimizer.param_groups:
+        if group["lr"] == 0.0:
+            for parameter in group["params"]:
+                parameter.grad = None

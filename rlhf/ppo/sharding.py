@@ -80,6 +80,11 @@ def is_sharded(accelerator: Accelerator) -> bool:
     return accelerator.is_fsdp2 or (_is_zero(accelerator) and zero.stage(accelerator) == 3)
 
 
+def passes_talk(accelerator: Accelerator) -> bool:
+    """Whether a forward or backward pass may exchange something, so that all processes must make the same ones."""
+    return accelerator.is_fsdp2 or _is_zero(accelerator)
+
+
 @contextmanager
 def whole_weights(accelerator: Accelerator, model: nn.Module) -> Iterator[None]:
     """Within it every process holds all weights, and a forward pass talks to nobody: each may stop when it likes.

@@ -30,7 +30,7 @@ from rlhf.ppo.update import Updater
 from rlhf.ppo.watch import Watch
 from rlhf.recipe.ppo import PPOSection
 
-_STATE = ("step", "kl", "shaping", "watch", "selection", "evaluator", "ema")
+_STATE = ("step", "kl", "shaping", "watch", "selection", "evaluator", "ema", "micro_batches")
 
 
 class PPOTrainer:
@@ -164,6 +164,7 @@ class PPOTrainer:
             "evaluator": None if self.evaluator is None else self.evaluator.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
             "gradient_norms": self.updater.gradient_norms.state_dict(),
+            "micro_batches": self.updater.micro_batches.state_dict(),
             "num_processes": self.accelerator.num_processes,
         }
 
@@ -189,6 +190,7 @@ class PPOTrainer:
         self.shaping.load_state_dict(state["shaping"])
         self.selection.load_state_dict(state["selection"])
         self.updater.gradient_norms.load_state_dict(state.get("gradient_norms", {}))
+        self.updater.micro_batches.load_state_dict(state["micro_batches"])
         for name, part in parts.items():
             if part is not None:
                 part.load_state_dict(state[name])
@@ -275,6 +277,7 @@ class PPOTrainer:
             "episode": float(self.step * self.section.global_batch_size),
             "eps": self.section.global_batch_size / (now - started),
             "time/rollout_seconds": sampled - started,
+            **self.collector.seconds,
             "time/update_seconds": now - sampled,
         }
 

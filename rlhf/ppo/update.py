@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from statistics import fmean, pvariance
 from typing import cast
 
 import torch
@@ -13,16 +12,22 @@ from torch import Tensor, nn
 
 from rlhf.errors import TrainingError
 from rlhf.ppo.episodes import Rollout
+from rlhf.ppo.micro_batches import MicroBatches, lengths_of, padded_tokens, require_divisible
 from rlhf.ppo.nonfinite import NonFiniteError, UpdateError
 from rlhf.ppo.objective import objective
 from rlhf.ppo.prompts import permutation
 from rlhf.ppo.ptx import PTX
-from rlhf.ppo.schedule import set_learning_rates
-from rlhf.ppo.sharding import backward, clip, drop_gradients, exchanging, precision, step
+from rlhf.ppo.schedule import hold_frozen_groups, set_learning_rates
+from rlhf.ppo.sharding import backward, clip, drop_gradients, exchanging, passes_talk, precision, step
 from rlhf.ppo.spikes import GradientNorms
+from rlhf.ppo.update_metrics import update_metrics
 from rlhf.recipe.ppo import PPOSection
 
 MAX_RATIO_DEVIATION = {"no": 1e-5, "bf16": 0.02}
+
+
+class _Passed(list[tuple[list[int], dict[str, Tensor]]]):
+    """Micro-batches, each with its statistics."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ class Updater:
         self.optimizer = optimizer
         self.seed = seed
         self.ptx = ptx if section.ptx_coef else None
+        self.micro_batches = MicroBatches(section)
         self.gradient_norms = GradientNorms(section.spike_factor)
         self.trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
@@ -123,7 +129,7 @@ class Updater:
                 drop_gradients(self.accelerator, self.model, self.optimizer)
                 break
             norms.append(self._optimizer_step(shared, rows, number))
-        return _metrics(seen, norms, rates, stopped=stopped)
+        return update_metrics(seen, norms, rates, stopped=stopped)
 
     def _minibatches(self, num_rows: int, step: int) -> Iterator[list[int]]:
         size = num_rows // self.section.num_minibatches
@@ -134,30 +140,67 @@ class Updater:
 
     def _accumulate(self, shared: _Step, rows: list[int], number: int) -> dict[str, float]:
         """Gradients and global statistics of a minibatch; a loss that is not finite ends here, on all ranks."""
-        accelerator, size = self.accelerator, self.section.per_device_batch_size
+        accelerator = self.accelerator
         num_tokens = int(shared.rollout.response_mask[torch.tensor(rows)].sum())
         mine = rows[accelerator.process_index :: accelerator.num_processes]
-        micro_batches = [mine[start : start + size] for start in range(0, len(mine), size)]
         sums: dict[str, Tensor] = {}
         ptx = self.ptx if shared.trains_policy else None
-        if ptx is not None:
-            sums["ptx_loss"] = ptx.backward(self.model, shared.number, number)
-        parts: list[dict[str, Tensor]] = []
-        for place, micro in enumerate(micro_batches):
-            last = place == len(micro_batches) - 1
-            with exchanging(accelerator, self.model, last=last):
-                loss, stats = self._loss(shared, micro, num_tokens)
-                backward(accelerator, self.model, loss * accelerator.num_processes)
-            parts.append(stats)
+        passed = None
+        while passed is None:
+            if ptx is not None:
+                sums["ptx_loss"] = ptx.backward(self.model, shared.number, number)
+            passed = self._passes(shared, mine, num_tokens)
+        parts = [part for _, part in passed]
         peak = torch.stack([part.pop("ratio_max") for part in parts]).max()
         for part in parts:
             for name, value in part.items():
                 sums[name] = sums.get(name, torch.zeros((), device=accelerator.device)) + value
         reduced = cast(Tensor, accelerator.reduce(torch.stack(list(sums.values())), reduction="sum"))
         result = dict(zip(sums, reduced.tolist(), strict=True))
-        self._check_losses(shared, rows, number, result, list(zip(micro_batches, parts, strict=True)))
+        self._check_losses(shared, rows, number, result, passed)
         result["ratio_max"] = float(cast(Tensor, accelerator.gather(peak)).max())
         return result
+
+    def _passes(self, shared: _Step, rows: list[int], num_tokens: int) -> _Passed | None:
+        """Each micro-batch of this rank with its statistics; None: memory ran out, and nothing is left of the passes.
+
+        Before the last and smallest, which exchanges gradients, the ranks agree that all others fitted.
+        """
+        lengths = lengths_of(shared.rollout)
+        *most, smallest = self.micro_batches.split(rows, lengths)
+        passed, failed = self._pass_each(shared, most, num_tokens, last=False)
+        if self._ran_out(failed, lengths):
+            return None
+        more, failed = self._pass_each(shared, [smallest], num_tokens, last=True)
+        return None if failed and self._ran_out(failed, lengths) else _Passed(passed + more)
+
+    def _pass_each(
+        self, shared: _Step, micro_batches: list[list[int]], num_tokens: int, *, last: bool
+    ) -> tuple[_Passed, list[int]]:
+        """What passed, and the micro-batch that did not fit, if any; where others wait for this rank it is an error."""
+        accelerator, passed = self.accelerator, _Passed()
+        for micro in micro_batches:
+            try:
+                with exchanging(accelerator, self.model, last=last):
+                    loss, stats = self._loss(shared, micro, num_tokens)
+                    backward(accelerator, self.model, loss * accelerator.num_processes)
+            except torch.OutOfMemoryError:
+                if passes_talk(accelerator) or (last and accelerator.num_processes > 1):
+                    raise
+                return passed, micro
+            passed.append((micro, stats))
+        return passed, []
+
+    def _ran_out(self, failed: list[int], lengths: list[tuple[int, int]]) -> bool:
+        """Whether memory ran out on any rank; then there are no gradients left, and micro-batches are cut finer."""
+        if failed:
+            require_divisible(failed, lengths)
+        tokens = padded_tokens(failed, lengths) if failed else None
+        if not self.micro_batches.shrink(tokens, self.accelerator):
+            return False
+        drop_gradients(self.accelerator, self.model, self.optimizer)
+        torch.cuda.empty_cache()
+        return True
 
     def _loss(self, shared: _Step, rows: list[int], num_tokens: int) -> tuple[Tensor, dict[str, Tensor]]:
         device = self.accelerator.device
@@ -188,7 +231,7 @@ class Updater:
                 rows=sorted(rows),
                 sft_rows=self._sft_rows(shared, number),
             )
-        self._hold_frozen_groups()
+        hold_frozen_groups(self.optimizer)
         step(self.accelerator, self.model, self.optimizer)
         return norms
 
@@ -210,20 +253,13 @@ class Updater:
             for name, members in parameters.items()
         }
 
-    def _hold_frozen_groups(self) -> None:
-        """Give AdamW no gradient where the rate is 0: zeros would run its step count while its moments stay empty."""
-        for group in self.optimizer.param_groups:
-            if group["lr"] == 0.0:
-                for parameter in group["params"]:
-                    parameter.grad = None
-
     def _check_losses(
         self,
         shared: _Step,
         minibatch: list[int],
         number: int,
         reduced: dict[str, float],
-        mine: list[tuple[list[int], dict[str, Tensor]]],
+        mine: _Passed,
     ) -> None:
         """`reduced` is the same on all ranks, so that all of them gather the rows at fault and raise, or none does."""
         checked = {name: reduced[name] for name in ("loss", "approxkl", "ptx_loss") if name in reduced}
@@ -258,34 +294,3 @@ class Updater:
                 "Likely causes: dropout left on, padding or positions, another sampling temperature, lower precision in one "
                 "of the two passes. Raise ppo.max_ratio_deviation only if you know which.",
             )
-
-
-def _metrics(
-    seen: list[dict[str, float]], norms: list[dict[str, float]], rates: dict[str, float], *, stopped: bool
-) -> dict[str, float]:
-    mean = {name: fmean(stats[name] for stats in seen) for name in seen[0]}
-    metrics = {
-        "loss/policy_avg": mean["policy_loss"],
-        "loss/value_avg": mean["value_loss"],
-        "policy/approxkl_avg": mean["approxkl"],
-        "policy/clipfrac_avg": mean["clipfrac"],
-        "policy/entropy_avg": mean["entropy"],
-        "policy/num_updates": float(len(norms)),
-        "policy/epochs_stopped_early": float(stopped),
-        "val/clipfrac_avg": mean["value_clipfrac"],
-        "val/ratio": mean["ratio"],
-        "val/ratio_max": max(stats["ratio_max"] for stats in seen),
-        "val/ratio_var": pvariance(stats["ratio"] for stats in seen),
-        "val/first_log_ratio_abs": seen[0]["abs_log_ratio"],
-        "lr": rates["policy"],
-        "lr_critic": rates["critic"],
-    }
-    if "ptx_loss" in mean:
-        metrics["loss/ptx_avg"] = mean["ptx_loss"]
-    if "kl" in mean:
-        metrics["loss/kl_avg"] = mean["kl"]
-    if norms:
-        metrics["policy/grad_norm"] = fmean(made["policy"] for made in norms)
-        if "critic" in norms[0]:
-            metrics["val/grad_norm"] = fmean(made["critic"] for made in norms)
-    return metrics

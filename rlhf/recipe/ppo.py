@@ -43,8 +43,10 @@ class SamplingSection(Section):
     """Responses to each prompt of a step; global_batch_size counts responses."""
     replay: str | None = None
     """A folder of recorded rollouts (`<run>/ppo/rollouts`): its responses and numbers are taken in place of generation, to debug the update alone."""
-    engine: Literal["auto", "hf"] = "auto"
-    """Rollout engine: `hf` decodes with transformers and runs everywhere; `auto` takes it and says so in the log."""
+    engine: Literal["auto", "hf", "graph"] = "auto"
+    """Rollout engine: `hf` decodes with transformers' growing cache and runs everywhere; `graph` decodes in CUDA graphs over a fixed cache and fills the places of responses that have ended; `auto` takes `hf` and says so in the log."""
+    compile: bool = False
+    """Let torch.compile fuse the forward pass of `engine: graph`: half a minute once, at the first step."""
 
 
 class PPOSection(Section):
@@ -65,7 +67,9 @@ class PPOSection(Section):
     num_epochs: int = Field(4, ge=1)
     """Passes over one step's rollouts."""
     per_device_batch_size: int = Field(ge=1)
-    """Responses in one forward and backward pass of one process."""
+    """Responses in one forward and backward pass of one process. Where memory runs out the pass is cut in halves and goes on."""
+    per_device_tokens: int | Literal["auto"] | None = Field(None)
+    """In place of a number of responses, the most tokens in one pass, prompts and padding included; `auto` starts with a process's whole share of a minibatch and cuts it finer where memory runs out. What was found is kept through a resume."""
     per_device_rollout_batch_size: int | None = Field(None, ge=1)
     """Responses in one generation or scoring pass of one process; per_device_batch_size where left out."""
     learning_rate: float = Field(gt=0)

@@ -19,6 +19,7 @@ def find_ppo(tree: Tree) -> Iterator[Fault]:
     yield from _kl(tree)
     yield from _losses(tree)
     yield from _replay(tree)
+    yield from _engine(tree)
     yield from _backbone(tree)
     yield from find_sharding(tree)
 
@@ -80,6 +81,23 @@ def _replay(tree: Tree) -> Iterator[Fault]:
     if at(tree, *where, "replay") is not None and is_cut:
         message = "recordings do not hold which tokens were left by top_p or min_p: leave those out"
         yield (*where, "replay"), message
+
+
+def _engine(tree: Tree) -> Iterator[Fault]:
+    where = ("ppo", "sampling")
+    if at(tree, *where, "engine") != "graph":
+        if at(tree, *where, "compile"):
+            yield (*where, "compile"), "only engine: graph is compiled: set it too, or leave compile out"
+        return
+    other = "take engine: hf, or auto"
+    if at(tree, *where, "stop"):
+        yield (*where, "engine"), f"graph does not look for stop texts (stop): {other}"
+    if at(tree, *where, "top_p") not in (None, 1, 1.0) or at(tree, *where, "min_p"):
+        yield (*where, "engine"), f"graph samples from the whole vocabulary, not by top_p or min_p: {other}"
+    strategy = at(tree, "launch", "strategy")
+    if strategy in ("zero3", "fsdp2"):
+        message = f"graph needs whole weights on every process, and {strategy} shares them out: {other}"
+        yield (*where, "engine"), message
 
 
 def _backbone(tree: Tree) -> Iterator[Fault]:

@@ -18,6 +18,9 @@ def find_sharding(tree: Tree) -> Iterator[Fault]:
     if at(tree, "ppo", "backbone") == "shared" and strategy in ("zero3", "fsdp2"):
         message = f"{strategy} cuts up the weights that the reference and the reward model would share whole"
         yield ("ppo", "backbone"), f"{message}: take zero1, zero2 or ddp, or backbone: separate"
+    if at(tree, "ppo", "per_device_tokens") is not None:
+        message = f"under {strategy} every process must make as many passes as the others"
+        yield ("ppo", "per_device_tokens"), f"{message}: leave it out, per_device_batch_size counts then"
     if strategy in _ZERO:
         yield from _zero(tree, str(strategy))
 

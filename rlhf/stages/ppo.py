@@ -18,8 +18,6 @@ from rlhf.models.load import check_plain_logits, disable_dropout, load_causal_lm
 from rlhf.models.tokenizer import stop_token_ids
 from rlhf.ppo.actor_critic import ActorCritic
 from rlhf.ppo.ema import PolicyEMA
-from rlhf.ppo.engines.hf import HFEngine
-from rlhf.ppo.engines.stop_texts import StopTexts
 from rlhf.ppo.evaluation import Evaluator
 from rlhf.ppo.prompts import Prompt, PromptStream
 from rlhf.ppo.ptx import PTX, SFTRow
@@ -44,6 +42,7 @@ from rlhf.stages.ppo_samples import write_samples
 from rlhf.stages.ptx_rule import ptx_section
 from rlhf.stages.publish import publish
 from rlhf.stages.reward_sources import Rewards, build_rewards, load_critic
+from rlhf.stages.rollout_engine import rollout_engine
 from rlhf.stages.sharded import let_cpus_shard, prepare_process
 from rlhf.stages.tokens.examples import demonstrations
 from rlhf.stages.tokens.prompts import prompts
@@ -107,14 +106,23 @@ def _trainer(
     batch_size = section.per_device_rollout_batch_size or section.per_device_batch_size
     rewards = build_rewards(context, tokenizer, accelerator.device, batch_size)
     parts = _models(context, section, tokenizer, accelerator, rewards)
+    updater = Updater(
+        section,
+        accelerator=accelerator,
+        model=parts.model,
+        optimizer=parts.optimizer,
+        seed=seed,
+        ptx=_ptx(context, section, tokenizer, accelerator),
+    )
     collector = Collector(
         section,
         accelerator=accelerator,
-        engine=_engine(section, tokenizer),
+        engine=rollout_engine(section, tokenizer, parts.policy, accelerator),
         reference=parts.reference,
         scorer=rewards.scorer,
         stop_ids=parts.stop_ids,
         seed=seed,
+        micro_batches=updater.micro_batches,
     )
     evaluator = Evaluator(
         section,
@@ -130,14 +138,7 @@ def _trainer(
         accelerator=accelerator,
         model=parts.model,
         collector=_replayed(section, collector),
-        updater=Updater(
-            section,
-            accelerator=accelerator,
-            model=parts.model,
-            optimizer=parts.optimizer,
-            seed=seed,
-            ptx=_ptx(context, section, tokenizer, accelerator),
-        ),
+        updater=updater,
         prompts=PromptStream(
             training,
             seed=seed,
@@ -176,6 +177,7 @@ def _patience(section: PPOSection) -> timedelta:
 @dataclass(frozen=True)
 class _Parts:
     model: nn.Module
+    policy: nn.Module
     optimizer: torch.optim.Optimizer
     reference: nn.Module
     ema: PolicyEMA | None
@@ -221,20 +223,12 @@ def _models(
     model, prepared = prepare(accelerator, actor_critic, optimizer)
     # After prepare, which moves the weights: the average lies where they do.
     ema = None if section.ema_decay is None else PolicyEMA(policy, decay=section.ema_decay)
-    return _Parts(model, prepared, reference, ema, stop_ids)
+    return _Parts(model, policy, prepared, reference, ema, stop_ids)
 
 
 def _newest(context: StageContext) -> str | None:
     newest = context.checkpoints.newest()
     return None if newest is None else str(newest.path)
-
-
-def _engine(section: PPOSection, tokenizer: PreTrainedTokenizerBase) -> HFEngine:
-    """The recipe's rollout engine; `auto` says which it takes."""
-    if section.sampling.engine == "auto":
-        print("rollout engine: hf", flush=True)
-    stop = section.sampling.stop
-    return HFEngine(StopTexts(tokenizer, stop) if stop else None)
 
 
 def _replayed(section: PPOSection, collector: Collector) -> Collector | ReplayCollector:

@@ -11,7 +11,7 @@ from trl.trainer.reward_config import RewardConfig
 from trl.trainer.reward_trainer import DataCollatorForPreference, RewardTrainer
 
 from rlhf.models.embeddings import fit_embeddings
-from rlhf.models.forward import pad_left, score_token_lists
+from rlhf.models.forward import score_token_lists
 from rlhf.models.load import load_causal_lm, new_reward_model
 from rlhf.models.tokenizer import pad_id, stop_token_ids
 from rlhf.ppo.engines.hf import HFEngine
@@ -169,8 +169,8 @@ def _reference_stats(
     sequences: list[list[int]] = []
     for start in range(0, len(jobs), SCORING_BATCH):
         part = jobs[start : start + SCORING_BATCH]
-        prompt_ids, prompt_mask = pad_left([prompts[prompt] for prompt, _ in part], device)
-        num_tokens = min(longest, limit - prompt_ids.shape[1])
+        asked = [prompts[prompt] for prompt, _ in part]
+        num_tokens = min(longest, limit - max(map(len, asked)))
         noise = sampling_noise(
             context.recipe.stage_seed("reward"),
             0,
@@ -180,17 +180,10 @@ def _reference_stats(
             stream=EVALUATION_STREAM,
         )
         generation = HFEngine().generate(
-            policy,
-            prompt_ids,
-            prompt_mask,
-            torch.from_numpy(noise).to(device),
-            temperature=1.0,
-            stop_ids=stop_ids,
+            policy, asked, torch.from_numpy(noise), temperature=1.0, stop_ids=stop_ids
         )
-        for (prompt, _), ids, mask in zip(
-            part, generation.response_ids, generation.response_mask, strict=True
-        ):
-            sequences.append(prompts[prompt] + ids[mask].tolist())
+        sampled = zip(asked, generation.response_ids, generation.response_mask, strict=True)
+        sequences += [prompt + ids[mask].tolist() for prompt, ids, mask in sampled]
     scores = torch.tensor(score_token_lists(model, sequences, batch_size=SCORING_BATCH))
     return RewardStats(mean=float(scores.mean()), std=float(scores.std()), num_samples=len(sequences))
 

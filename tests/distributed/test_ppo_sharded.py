@@ -27,7 +27,14 @@ pytestmark = pytest.mark.distributed
 HERE = Path(__file__).parent
 STRATEGIES = {"fsdp2": 2, "zero3": 1, "zero2": 1, "zero1": 1}
 """Strategy -> processes."""
-TIMES = {"time", "eps", "time/rollout_seconds", "time/update_seconds"}
+TIMES = {
+    "time",
+    "eps",
+    "time/rollout_seconds",
+    "time/generate_seconds",
+    "time/score_seconds",
+    "time/update_seconds",
+}
 
 
 def torchrun(script, folder, strategy, processes, config):

@@ -19,7 +19,14 @@ pytestmark = pytest.mark.distributed
 
 RANK = Path(__file__).parent / "ppo_rank.py"
 PPO = {"per_device_batch_size": 2, "learning_rate": 0.01, "gradient_checkpointing": True}
-TIMES = {"time", "eps", "time/rollout_seconds", "time/update_seconds"}
+TIMES = {
+    "time",
+    "eps",
+    "time/rollout_seconds",
+    "time/generate_seconds",
+    "time/score_seconds",
+    "time/update_seconds",
+}
 
 
 def by_torchrun(recipe, made):

@@ -31,7 +31,14 @@ CHANGES = {
         "evaluation": {"samples_per_prompt": 2, "best_of_n": 3},
     },
 }
-TIMES = {"time", "eps", "time/rollout_seconds", "time/update_seconds"}
+TIMES = {
+    "time",
+    "eps",
+    "time/rollout_seconds",
+    "time/generate_seconds",
+    "time/score_seconds",
+    "time/update_seconds",
+}
 
 
 @pytest.fixture(scope="module")

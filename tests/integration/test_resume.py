@@ -14,7 +14,14 @@ import rlhf.stages.signals as signals
 from rlhf.errors import CheckpointError
 from rlhf.ppo.trainer import PPOTrainer
 
-TIMES = {"time", "eps", "time/rollout_seconds", "time/update_seconds"}
+TIMES = {
+    "time",
+    "eps",
+    "time/rollout_seconds",
+    "time/generate_seconds",
+    "time/score_seconds",
+    "time/update_seconds",
+}
 RUNTIMES = ("runtime", "samples_per_second", "steps_per_second")
 CHANGES = {
     # two passes over the data, dropout's and the sampler's random numbers, a schedule that falls

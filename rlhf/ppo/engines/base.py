@@ -1,5 +1,6 @@
 """What an engine is given and what it returns."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,8 +36,7 @@ class GenerationEngine(Protocol):
     def generate(
         self,
         policy: nn.Module,
-        prompt_ids: Tensor,
-        prompt_mask: Tensor,
+        prompts: Sequence[list[int]],
         noise: Tensor,
         *,
         temperature: float,
@@ -44,12 +44,11 @@ class GenerationEngine(Protocol):
         top_p: float = 1.0,
         min_p: float = 0.0,
     ) -> Generation:
-        """Sample one response a row.
+        """Sample one response a prompt, as many at a time as the engine finds good.
 
         Args:
-            policy: the causal LM to sample from.
-            prompt_ids: [B, P] int64, left-padded.
-            prompt_mask: [B, P] bool, True on real tokens.
+            policy: the causal LM to sample from; the result is on its device.
+            prompts: [B] token ids of each, at least one; neighbours of like length cost least.
             noise: [B, T] float32 in [0, 1); token t of a row is the inverse of the CDF at noise[row, t].
                 T is the longest response.
             temperature: softmax temperature; 0 takes the likeliest token, and then there is no support.

@@ -1,5 +1,7 @@
 """The `hf` engine: transformers' own forward with a growing key-value cache; runs everywhere."""
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -7,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from rlhf.models.forward import pad_left
 from rlhf.models.load import backbone_of, output_head_of
 from rlhf.ppo.engines.base import Generation
 from rlhf.ppo.engines.sampling import Draw, sample_tokens
@@ -15,21 +18,22 @@ from rlhf.ppo.episodes import FinishReason
 
 
 class HFEngine:
-    """Decodes token by token; rows that have ended leave the batch once they are a quarter of it.
+    """Decodes a batch of prompts after the other; rows that have ended leave their batch once they are a quarter of it.
 
     Args:
+        batch_size: most prompts decoded at once; None: all of them.
         stop_texts: texts that end a response besides its stop tokens.
     """
 
-    def __init__(self, stop_texts: StopTexts | None = None) -> None:
+    def __init__(self, *, batch_size: int | None = None, stop_texts: StopTexts | None = None) -> None:
+        self.batch_size = batch_size
         self.stop_texts = stop_texts
 
     @torch.no_grad()
     def generate(
         self,
         policy: nn.Module,
-        prompt_ids: Tensor,
-        prompt_mask: Tensor,
+        prompts: Sequence[list[int]],
         noise: Tensor,
         *,
         temperature: float,
@@ -38,14 +42,31 @@ class HFEngine:
         min_p: float = 0.0,
     ) -> Generation:
         """See `GenerationEngine.generate`."""
+        device = next(policy.parameters()).device
+        sampler = partial(sample_tokens, temperature=temperature, top_p=top_p, min_p=min_p)
         num_rows, num_tokens = noise.shape
-        written = _Written(num_rows, num_tokens, stop_ids, self.stop_texts, prompt_ids.device)
+        written = _Written(num_rows, num_tokens, stop_ids, self.stop_texts, device)
+        noise = noise.to(device)
+        size = self.batch_size or len(prompts)
+        for start in range(0, len(prompts), size):
+            self._decode(policy, prompts[start : start + size], start, noise, sampler, written)
+        return written.generation()
+
+    def _decode(
+        self,
+        policy: nn.Module,
+        prompts: Sequence[list[int]],
+        first_row: int,
+        noise: Tensor,
+        sampler: Callable[[Tensor, Tensor], Draw],
+        written: "_Written",
+    ) -> None:
         head, backbone = output_head_of(policy), backbone_of(policy)
-        cache, mask, rows = DynamicCache(), prompt_mask, torch.arange(num_rows, device=prompt_ids.device)
-        ids, positions = prompt_ids, (prompt_mask.long().cumsum(dim=1) - 1).clamp(min=0)
-        for t in range(num_tokens):
-            hidden = _last_hidden(backbone, ids, mask, positions, cache)
-            draw = sample_tokens(head(hidden), noise[rows, t], temperature, top_p=top_p, min_p=min_p)
+        ids, mask = pad_left(list(prompts), noise.device)
+        rows = torch.arange(first_row, first_row + len(prompts), device=noise.device)
+        positions, cache = (mask.long().cumsum(dim=1) - 1).clamp(min=0), DynamicCache()
+        for t in range(noise.shape[1]):
+            draw = sampler(head(_last_hidden(backbone, ids, mask, positions, cache)), noise[rows, t])
             written.add(t, rows, draw)
             ended = written.ended[rows]
             num_ended = int(ended.sum())
@@ -57,7 +78,6 @@ class HFEngine:
                 keep = torch.nonzero(~ended).squeeze(1)
                 cache.batch_select_indices(keep)
                 rows, ids, positions, mask = rows[keep], ids[keep], positions[keep], mask[keep]
-        return written.generation()
 
 
 class _Written:

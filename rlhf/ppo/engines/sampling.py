@@ -1,12 +1,16 @@
 """One token a row from its logits: the distribution, what top-p and min-p leave of it, and the draw.
 
-B rows, V vocabulary. The maths is float32.
+B rows, V vocabulary, cut into C blocks of K tokens. The maths is float32, running sums of it float64.
 """
 
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+_LARGEST_BLOCK = 1024
+_PADDED_BLOCK = 512
 
 
 @dataclass(frozen=True)
@@ -41,21 +45,53 @@ def sample_tokens(
         tokens = logits.argmax(dim=-1)
         return Draw(tokens, _logprobs(logits, tokens), None)
     logits = logits / temperature
-    probabilities, support = logits.softmax(dim=-1), None
-    if top_p < 1 or min_p > 0:
-        support = support_of(probabilities, top_p=top_p, min_p=min_p)
-        logits = logits.masked_fill(~support, -torch.inf)
-        probabilities = logits.softmax(dim=-1)
-    cumulative = probabilities.cumsum(dim=-1)
-    # Rounding leaves the last entry near 1, not at it: scaling keeps noise close to 1 inside the vocabulary.
-    threshold = (noise[:, None] * cumulative[:, -1:]).contiguous()
-    tokens = torch.searchsorted(cumulative, threshold, right=True).clamp(max=logits.shape[-1] - 1)
-    if support is not None:
-        # CUDA sums in parallel, where a sum can fall by rounding: no draw may land between two supported tokens.
-        likeliest = probabilities.argmax(dim=-1, keepdim=True)
-        tokens = torch.where(support.gather(1, tokens), tokens, likeliest)
-    tokens = tokens.squeeze(1)
+    if top_p == 1 and min_p == 0:
+        return Draw(*_inverse_cdf(logits, noise), None)
+    support = support_of(logits.softmax(dim=-1), top_p=top_p, min_p=min_p)
+    logits = logits.masked_fill(~support, -torch.inf)
+    tokens, _ = _inverse_cdf(logits, noise)
+    # CUDA sums in parallel, where a sum can fall by rounding: no draw may land between two supported tokens.
+    tokens = torch.where(support.gather(1, tokens[:, None]).squeeze(1), tokens, logits.argmax(dim=-1))
     return Draw(tokens, _logprobs(logits, tokens), support)
+
+
+def _inverse_cdf(logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """The tokens [B] int64 at which the cumulative probability first exceeds the noise, and their log-probabilities [B].
+
+    First the block, by the running sum of the blocks' weights, then the token in it: the vocabulary is read, and never
+    summed token by token. A token of weight 0 is never drawn: the noise is scaled to each running sum's own end.
+    """
+    size = _block_size(logits.shape[-1])
+    peak = logits.amax(dim=-1, keepdim=True)
+    missing = -logits.shape[-1] % size
+    padded = F.pad(logits, (0, missing), value=-torch.inf) if missing else logits
+    blocks = padded.unflatten(-1, (-1, size))
+    sums = (blocks - peak[..., None]).exp().sum(dim=-1).double()
+    ends = sums.cumsum(dim=-1)
+    target = noise.double()[:, None] * ends[:, -1:]
+    block = _first_above(ends, target)
+    weight = sums.gather(1, block)
+    share = (target - (ends.gather(1, block) - weight)) / weight
+    inside = blocks.gather(1, block[..., None].expand(-1, -1, size)).squeeze(1)
+    within = (inside - peak).exp().double().cumsum(dim=-1)
+    place = _first_above(within, share.clamp(0, 1 - 2**-52) * within[:, -1:])
+    tokens = block * size + place
+    logprobs = logits.gather(1, tokens) - peak - ends[:, -1:].log().float()
+    return tokens.squeeze(1), logprobs.squeeze(1)
+
+
+def _first_above(ends: Tensor, target: Tensor) -> Tensor:
+    """[B, 1] int64: the first place whose running sum exceeds the target; rounding may not push it behind the end."""
+    place = torch.searchsorted(ends, target, right=True)
+    return torch.minimum(place, torch.searchsorted(ends, ends[:, -1:].contiguous()))
+
+
+def _block_size(num_tokens: int) -> int:
+    """A power of two that divides the vocabulary, so that nothing is copied to pad it; a vocabulary with none is padded."""
+    if num_tokens <= _LARGEST_BLOCK:
+        return num_tokens
+    divisor = min(num_tokens & -num_tokens, _LARGEST_BLOCK)
+    return divisor if divisor >= 64 else _PADDED_BLOCK
 
 
 def support_of(probabilities: Tensor, *, top_p: float, min_p: float) -> Tensor:

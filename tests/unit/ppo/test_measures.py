@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from rlhf.ppo.episodes import Episode, collate
-from rlhf.ppo.measures import distinct_n, evaluation_metrics, paired_metrics
+from rlhf.ppo.measures import distinct_n, engine_log_ratio_abs, evaluation_metrics, paired_metrics
 
 
-def episode(index, response_ids, logprobs, ref_logprobs, score, finish_reason="eos", scores=None):
+def episode(
+    index, response_ids, logprobs, ref_logprobs, score, finish_reason="eos", scores=None, engine_logprobs=None
+):
     def row(values):
         return np.array(values, dtype=np.float32)
 
@@ -23,7 +25,7 @@ def episode(index, response_ids, logprobs, ref_logprobs, score, finish_reason="e
         logprobs=row(logprobs),
         ref_logprobs=row(ref_logprobs),
         values=row([0.0] * len(response_ids)),
-        engine_logprobs=row(logprobs),
+        engine_logprobs=row(logprobs if engine_logprobs is None else engine_logprobs),
         score=score,
         finish_reason=finish_reason,
         scores=scores or {},
@@ -49,6 +51,12 @@ def test_line_25_an_evaluation_counts_each_response_once_and_each_token_once():
         "eval/distinct_1": 3 / 5,
         "eval/distinct_2": 2 / 3,
     }
+
+
+def test_the_engines_log_ratio_is_a_mean_over_tokens_not_over_responses():
+    apart = episode(0, [5, 6, 7], [-1.0, -2.0, -3.0], [0.0] * 3, 0.0, engine_logprobs=[-1.5, -1.0, -3.0])
+    alike = episode(1, [7], [-0.5], [0.0], 0.0)
+    assert engine_log_ratio_abs(collate([apart, alike])) == pytest.approx(1.5 / 4)
 
 
 def test_a_negative_estimate_of_the_kl_has_the_root_0():

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from knobs_ppo import ANY_RATIO, knobs
-from tiny_ppo import made_up_targets
+from tiny_ppo import longest_first, made_up_targets
 
 from rlhf.ppo.nonfinite import NonFiniteError, UpdateError
 from rlhf.ppo.prompts import permutation
@@ -17,7 +17,7 @@ def test_a_loss_that_is_not_finite_names_its_micro_batch(per_device, size):
     ppo = knobs(per_device_batch_size=per_device, num_minibatches=1)
     rollout, before = ppo.collect(), ppo.weights()
     advantages, returns = made_up_targets(rollout)
-    order = permutation(8, 11, 0, 0).tolist()
+    order = longest_first(rollout)
     returns[order[1], 0] = float("nan")
     with pytest.raises(NonFiniteError) as caught:
         ppo.updater.update(rollout, advantages, returns, 0)

@@ -7,7 +7,6 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from rlhf.errors import UsageError
-from rlhf.models.forward import pad_left
 from rlhf.ppo.engines.hf import HFEngine
 from rlhf.ppo.engines.stop_texts import StopTexts
 from rlhf.ppo.noise import sampling_noise
@@ -38,10 +37,9 @@ def noise_of(num_tokens=NUM_TOKENS):
 
 def sample(stop, stop_ids=(EOS,), num_tokens=NUM_TOKENS):
     """Responses as lists, and how each ended."""
-    ids, mask = pad_left(PROMPTS, torch.device("cpu"))
-    engine = HFEngine(StopTexts(tokenizer(), stop) if stop else None)
+    engine = HFEngine(stop_texts=StopTexts(tokenizer(), stop) if stop else None)
     noise = torch.from_numpy(noise_of(num_tokens))
-    out = engine.generate(tiny_lm(), ids, mask, noise, temperature=0.8, stop_ids=stop_ids)
+    out = engine.generate(tiny_lm(), PROMPTS, noise, temperature=0.8, stop_ids=stop_ids)
     rows = [row[kept].tolist() for row, kept in zip(out.response_ids, out.response_mask, strict=True)]
     return rows, out.finish_reasons
 

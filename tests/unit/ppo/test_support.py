@@ -8,7 +8,6 @@ import torch
 from tiny_ppo import KINDS, TinyPPO, made_up_targets, section_of, tiny_lm
 
 from rlhf.errors import TrainingError
-from rlhf.models.forward import pad_left
 from rlhf.ppo.engines.hf import HFEngine
 from rlhf.ppo.engines.sampling import sample_tokens, support_of
 from rlhf.ppo.episodes import pad_supports
@@ -109,11 +108,9 @@ def test_the_engine_samples_from_the_support_and_says_which_it_was(kind, top_p, 
         sampling_noise(3, 0, list(range(6)), [0] * 6, 9, stream=0),
         (3, 4, 13, 14, 17, 22),
     )
-    ids, mask = pad_left(PROMPTS, torch.device("cpu"))
     out = HFEngine().generate(
         model,
-        ids,
-        mask,
+        PROMPTS,
         torch.from_numpy(noise),
         temperature=0.8,
         stop_ids=stops,

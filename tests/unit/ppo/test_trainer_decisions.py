@@ -28,7 +28,13 @@ class MemorySink:
         self.trainer = None
 
     def log(self, step, metrics):
-        times = ("eps", "time/rollout_seconds", "time/update_seconds")
+        times = (
+            "eps",
+            "time/rollout_seconds",
+            "time/generate_seconds",
+            "time/score_seconds",
+            "time/update_seconds",
+        )
         self.lines.append((step, {name: value for name, value in metrics.items() if name not in times}))
 
     def record(self, step, rollout, computed, kl_coef):

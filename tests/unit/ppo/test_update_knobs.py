@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from knobs_ppo import ANY_RATIO, knobs, moved_away
-from tiny_ppo import TinyPPO, made_up_targets, section_of, tiny_lm
+from tiny_ppo import TinyPPO, longest_first, made_up_targets, section_of, tiny_lm
 from torch import nn
 
 from rlhf.errors import TrainingError
@@ -163,7 +163,7 @@ def test_the_support_goes_to_the_model_where_there_is_one():
     rollout = dataclasses.replace(rollout, episodes=episodes)
     ppo.updater.update(rollout, *made_up_targets(rollout), 0)
     support = spy.calls[1]["support"]
-    order = permutation(8, 11, 0, 0).tolist()
+    order = longest_first(rollout)
     for place, row in enumerate(order):
         ids = rollout.episodes[row].response_ids
         assert support[place, : len(ids), 0].tolist() == ids

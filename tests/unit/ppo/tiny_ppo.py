@@ -132,7 +132,7 @@ class TinyPPO:
         self.collector = Collector(
             self.section,
             accelerator=self.accelerator,
-            engine=HFEngine() if engine is None else engine,
+            engine=HFEngine(batch_size=rollout_batch_size) if engine is None else engine,
             reference=tiny_lm(kind, seed=5),
             scorer=ModelScorer(tiny_rm(kind, seed=4), rollout_batch_size),
             stop_ids=STOPS,
@@ -158,3 +158,14 @@ def made_up_targets(rollout):
     grid = torch.arange(rows * columns, dtype=torch.float32).view(rows, columns)
     advantages = torch.sin(grid) * rollout.response_mask
     return advantages, (rollout.values + torch.cos(grid)) * rollout.response_mask
+
+
+def longest_first(rollout):
+    """Rows in the order in which they are cut into micro-batches."""
+    return sorted(
+        range(rollout.num_episodes),
+        key=lambda row: (
+            -len(rollout.episodes[row].prompt_ids) - len(rollout.episodes[row].response_ids),
+            row,
+        ),
+    )

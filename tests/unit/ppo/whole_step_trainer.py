@@ -95,6 +95,7 @@ class GivenResponses:
 
     def __init__(self, task, reference):
         self.task, self.reference = task, reference
+        self.seconds = {}
 
     @torch.no_grad()
     def collect(self, model, batch, step, *, stream, temperature=None):

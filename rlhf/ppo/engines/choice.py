@@ -1,0 +1,74 @@
+"""Which rollout engine samples: what the recipe names, or what suits model, settings and machine."""
+
+from typing import Any, cast
+
+import torch
+from peft.peft_model import PeftModel
+from torch import nn
+
+from rlhf.errors import UsageError
+from rlhf.ppo.engines.base import GenerationEngine
+from rlhf.ppo.engines.graph import GraphEngine
+from rlhf.ppo.engines.hf import HFEngine
+from rlhf.ppo.engines.stop_texts import StopTexts
+from rlhf.recipe.ppo import SamplingSection
+
+GRAPH_MODELS = ("gemma", "gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3")
+"""transformers' `model_type`s whose decoding is tested to give the tokens of a plain forward pass."""
+
+
+def choose_engine(
+    sampling: SamplingSection,
+    policy: nn.Module,
+    *,
+    batch_size: int,
+    dtype: torch.dtype,
+    stop_texts: StopTexts | None,
+    is_sharded: bool,
+) -> tuple[GenerationEngine, str]:
+    """The engine, and a line for the log that says which it is and why.
+
+    Args:
+        sampling: the recipe's `ppo.sampling`.
+        policy: what will be sampled.
+        batch_size: responses decoded at once by one process.
+        dtype: of forward passes: bfloat16 under autocast.
+        stop_texts: `sampling.stop`, ready for use.
+        is_sharded: whether a process holds only a part of the weights.
+
+    Raises:
+        UsageError: `engine: graph` is named and cannot be.
+    """
+    hf = HFEngine(batch_size=batch_size, stop_texts=stop_texts)
+    if sampling.engine == "hf":
+        return hf, "rollout engine: hf"
+    obstacle = graph_obstacle(sampling, policy, is_sharded=is_sharded)
+    if sampling.engine == "auto":
+        return hf, f"rollout engine: hf; graph {obstacle or 'is taken only where sampling.engine names it'}"
+    if obstacle is not None:
+        raise UsageError(
+            f"ppo.sampling.engine: graph {obstacle}",
+            "Set ppo.sampling.engine: hf, or auto.",
+        )
+    engine = GraphEngine(num_slots=batch_size, dtype=dtype, compiled=sampling.compile)
+    return engine, f"rollout engine: graph, {batch_size} slots, {str(dtype).removeprefix('torch.')}"
+
+
+def graph_obstacle(sampling: SamplingSection, policy: nn.Module, *, is_sharded: bool) -> str | None:
+    """Why `graph` cannot sample this policy, as the end of a sentence; None where it can."""
+    inner = policy.get_base_model() if isinstance(policy, PeftModel) else policy
+    config = cast(Any, inner).config
+    if is_sharded:
+        return "needs whole weights on every process, and launch.strategy shares them out"
+    if sampling.stop:
+        return "does not look for stop texts (ppo.sampling.stop)"
+    if sampling.top_p < 1 or sampling.min_p > 0:
+        return "samples from the whole vocabulary (ppo.sampling.top_p, min_p)"
+    if config.model_type not in GRAPH_MODELS:
+        return f"is tested with {', '.join(GRAPH_MODELS)}, and not with {config.model_type}"
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    if rope in ("dynamic", "longrope"):
+        return f"cannot record positions that are scaled by the longest row (rope_type: {rope})"
+    if not all(parameter.is_floating_point() for parameter in policy.parameters()):
+        return "cannot merge adapters into quantised weights"
+    return None

@@ -1,0 +1,248 @@
+"""The `graph` engine: decoding in CUDA graphs, over a key-value cache that is allocated once, on the policy's own weights.
+
+Slots decode side by side, each at its own position. A response that ends leaves its slot to a waiting prompt; once none
+waits, the slots still in use move together and smaller graphs go on. The host looks at who has ended every 8 tokens, one
+look behind, so that the device never waits for it. On a CPU the same steps run without capture.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+
+from rlhf.models.forward import pad_right
+from rlhf.models.load import backbone_of
+from rlhf.ppo.engines.base import Generation
+from rlhf.ppo.engines.decoder import DECODE_ATTENTION, Decoder
+from rlhf.ppo.engines.lookout import Lookout
+from rlhf.ppo.engines.shadow import Shadow
+from rlhf.ppo.engines.slots import Shape, Slots, keys_and_values
+from rlhf.ppo.episodes import FinishReason
+
+LOOK_EVERY_TOKENS = 8
+PREFILL_TOKENS = 32_768
+_COLUMNS = 64
+_SMALLEST = 8
+
+
+class GraphEngine:
+    """Keeps its slots, graphs and weights between calls; of use while a policy of one shape is sampled again and again.
+
+    Args:
+        num_slots: responses decoded at once.
+        dtype: to decode in: bfloat16 under autocast, else that of the weights.
+        compiled: let torch.compile fuse the forward pass; pays once for half a minute of compiling.
+
+    Attributes:
+        num_graphs: CUDA graphs captured so far.
+    """
+
+    def __init__(self, *, num_slots: int, dtype: torch.dtype, compiled: bool = False) -> None:
+        self.num_slots = num_slots
+        self.dtype = dtype
+        self.compiled = compiled
+        self._shadow: Shadow | None = None
+        self._prefill: PreTrainedModel | None = None
+        self._slots: Slots | None = None
+        self._decoder: Decoder | None = None
+
+    @property
+    def num_graphs(self) -> int:
+        """CUDA graphs captured so far."""
+        return 0 if self._decoder is None else self._decoder.num_graphs
+
+    @torch.no_grad()
+    def generate(
+        self,
+        policy: nn.Module,
+        prompts: Sequence[list[int]],
+        noise: Tensor,
+        *,
+        temperature: float,
+        stop_ids: tuple[int, ...],
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+    ) -> Generation:
+        """See `GenerationEngine.generate`; of cut supports it has none.
+
+        Raises:
+            ValueError: top_p or min_p, or a prompt without a token.
+        """
+        if top_p < 1 or min_p > 0:
+            raise ValueError(
+                f"the graph engine samples from the whole vocabulary, not with top_p={top_p}, min_p={min_p}"
+            )
+        if not all(prompts):
+            raise ValueError("a prompt has no token")
+        noise = noise.to(next(policy.parameters()).device)
+        with torch.autocast(noise.device.type, enabled=False):
+            slots, decoder = self._prepared(policy, prompts, noise)
+            slots.begin(noise, stop_ids)
+            assert self._prefill is not None
+            _Call(self._prefill, slots, decoder, list(prompts), noise.shape[1], temperature).run()
+        return _generation(slots, len(prompts))
+
+    def _prepared(
+        self, policy: nn.Module, prompts: Sequence[list[int]], noise: Tensor
+    ) -> tuple[Slots, Decoder]:
+        """The weights of now, and room for the call: what is there, where it is large enough."""
+        if self._shadow is None or not self._shadow.holds(policy):
+            self._slots = self._decoder = self._prefill = None
+            self._shadow = Shadow(policy, self.dtype)
+            self._prefill = self._shadow.tree("sdpa")
+        else:
+            self._shadow.refresh(policy)
+        assert self._prefill is not None
+        longest = max(map(len, prompts)) + noise.shape[1]
+        columns = -longest % _COLUMNS + longest
+        vocabulary = cast(Tensor, self._prefill.get_input_embeddings().weight).shape[0]
+        shape = Shape(self.num_slots, columns, len(noise), noise.shape[1], vocabulary)
+        if self._slots is None or not self._slots.shape.holds(shape):
+            shape = shape if self._slots is None else shape.joined(self._slots.shape)
+            self._decoder = self._slots = None  # frees the memory first
+            self._slots = Slots(shape, _filled(self._prefill, [[0]]), noise.device)
+        if self._decoder is None:
+            on_gpu = noise.device.type == "cuda"
+            tree = self._shadow.tree(DECODE_ATTENTION)
+            self._decoder = Decoder(tree, self._slots, capture=on_gpu, compiled=self.compiled)
+        return self._slots, self._decoder
+
+
+class _Call:
+    """The host's side of one call: who waits, who is in which slot."""
+
+    def __init__(
+        self,
+        prefill: PreTrainedModel,
+        slots: Slots,
+        decoder: Decoder,
+        prompts: list[list[int]],
+        num_tokens: int,
+        temperature: float,
+    ) -> None:
+        self.prefill, self.slots, self.decoder = prefill, slots, decoder
+        self.prompts, self.num_tokens, self.temperature = prompts, num_tokens, temperature
+        self.waiting = deque(range(len(prompts)))
+        self.sizes = _sizes(min(slots.shape.num_slots, len(prompts)), slots.shape.num_slots)
+        self.size = self.sizes[-1]
+        self.row_of: dict[int, int] = {}
+        self.steps: dict[int, int] = {}
+        self.lookout = Lookout(slots.ended)
+
+    def run(self) -> None:
+        while self.waiting or self.row_of:
+            self._admit()
+            self._draw_together()
+            left = max(self.num_tokens - done for done in self.steps.values())
+            steps = min(LOOK_EVERY_TOKENS, left)
+            columns = self._columns(steps)
+            for _ in range(steps):
+                self.decoder.advance(self.size, columns, self.temperature)
+            for slot in self.steps:
+                self.steps[slot] += steps
+            self._free()
+
+    def _admit(self) -> None:
+        """Fill free slots once there are enough of them for a prefill to pay."""
+        free = [slot for slot in range(self.size) if slot not in self.row_of]
+        enough = min(len(self.waiting), max(1, self.size // 8))
+        if not self.waiting or len(free) < enough:
+            return
+        rows = [self.waiting.popleft() for _ in range(min(len(free), len(self.waiting)))]
+        taken = free[: len(rows)]
+        self._fill(taken, [self.prompts[row][:-1] for row in rows])
+        self.slots.admit(taken, rows, [self.prompts[row] for row in rows])
+        self.row_of |= dict(zip(taken, rows, strict=True))
+        self.steps |= dict.fromkeys(taken, 0)
+
+    def _fill(self, slots: list[int], contexts: list[list[int]]) -> None:
+        """Compute each different context once, shortest first, and write it into every slot that has it."""
+        wanted: dict[tuple[int, ...], list[int]] = {}
+        for slot, context in zip(slots, contexts, strict=True):
+            if context:
+                wanted.setdefault(tuple(context), []).append(slot)
+        device = self.slots.tokens.device
+        for part in _parts(sorted(wanted, key=len)):
+            cache = _filled(self.prefill, [list(context) for context in part])
+            places = [(slot, row) for row, context in enumerate(part) for slot in wanted[context]]
+            target, source = torch.tensor(places, device=device).T
+            for layer, filled in zip(self.slots.layers, cache.layers, strict=True):
+                layer.fill(target, *(part[source] for part in keys_and_values(filled)))
+
+    def _draw_together(self) -> None:
+        """Once no prompt waits, let the smallest captured size do that holds the slots in use."""
+        if self.waiting:
+            return
+        size = next(size for size in self.sizes if size >= len(self.row_of))
+        if size == self.size:
+            return
+        sources = sorted(slot for slot in self.row_of if slot >= size)
+        free = [slot for slot in range(size) if slot not in self.row_of]
+        if sources:
+            targets = free[: len(sources)]
+            self.slots.move(sources, targets)
+            for source, target in zip(sources, targets, strict=True):
+                self.row_of[target] = self.row_of.pop(source)
+                self.steps[target] = self.steps.pop(source)
+        self.size = size
+
+    def _columns(self, steps: int) -> int:
+        """What the furthest slot will have reached, rounded up so that there are few kinds of step."""
+        furthest = max(
+            len(self.prompts[row]) - 1 + min(self.steps[slot] + steps, self.num_tokens)
+            for slot, row in self.row_of.items()
+        )
+        grain = max(_COLUMNS, self.slots.shape.num_columns // 8 // _COLUMNS * _COLUMNS)
+        return min(-furthest % grain + furthest, self.slots.shape.num_columns)
+
+    def _free(self) -> None:
+        """Take back slots whose response has ended: by its length, which the host knows, or by what it saw one look ago."""
+        seen = self.lookout.look(self.row_of)
+        for slot, row in list(self.row_of.items()):
+            if self.steps[slot] >= self.num_tokens or (slot, row) in seen:
+                del self.row_of[slot], self.steps[slot]
+
+
+def _generation(slots: Slots, num_rows: int) -> Generation:
+    lengths = slots.lengths[:num_rows]
+    longest = int(lengths.max())
+    mask = torch.arange(longest, device=lengths.device) < lengths[:, None]
+    reasons: list[FinishReason] = [
+        "eos" if ended else "length" for ended in slots.by_token[:num_rows].tolist()
+    ]
+    return Generation(
+        slots.response_ids[:num_rows, :longest].masked_fill(~mask, 0),
+        mask,
+        slots.logprobs[:num_rows, :longest].masked_fill(~mask, 0.0),
+        reasons,
+    )
+
+
+def _filled(model: PreTrainedModel, contexts: list[list[int]]) -> DynamicCache:
+    """Keys and values of contexts, right-padded: what lies behind a row's end is never looked at."""
+    ids, _ = pad_right(contexts, next(model.parameters()).device)
+    cache = DynamicCache()
+    backbone_of(model)(input_ids=ids, past_key_values=cache, use_cache=True)
+    return cache
+
+
+def _parts(contexts: list[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
+    """Contexts, shortest first, cut so that a part with its padding has at most `PREFILL_TOKENS`."""
+    parts: list[list[tuple[int, ...]]] = []
+    for context in contexts:
+        if not parts or (len(parts[-1]) + 1) * len(context) > PREFILL_TOKENS:
+            parts.append([])
+        parts[-1].append(context)
+    return parts
+
+
+def _sizes(wanted: int, num_slots: int) -> list[int]:
+    """Numbers of slots that a step may advance, ascending: each about 3/4 or 2/3 of the next; the largest holds `wanted`."""
+    sizes, size = {num_slots}, num_slots
+    while size > _SMALLEST:
+        sizes |= {max(3 * size // 4, _SMALLEST), max(size // 2, _SMALLEST)}
+        size //= 2
+    return sorted(each for each in sizes if each <= min(each2 for each2 in sizes if each2 >= wanted))

@@ -1,0 +1,195 @@
+"""What the `graph` engine keeps between steps, at fixed addresses: one slot a response that is being decoded.
+
+S slots, L columns of keys and values, R responses of at most T tokens. A slot's cache is left-aligned: its token at
+position p lies in column p, whatever the other slots hold, so that a slot can be given to another response at any time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache
+from transformers.cache_utils import CacheLayerMixin
+
+
+class SlotLayer(CacheLayerMixin):
+    """Keys and values of one layer: [S, heads, L, head size]; decoding sees the first slots and columns of it."""
+
+    is_compileable = True
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.keys, self.values = keys, values  # as the base class names them
+        self._all_keys, self._all_values = keys, values
+        self.is_initialized = True
+        self.shown_keys, self.shown_values = keys, values
+        self.slots = self.positions = torch.empty(0)
+
+    def narrow(self, slots: Tensor, positions: Tensor, num_columns: int) -> None:
+        """Show the slots [n] int64, which are the first ones, and as many columns; each writes at its position [n] int64."""
+        size = len(slots)
+        self.slots, self.positions = slots, positions
+        self.shown_keys = self._all_keys[:size, :, :num_columns]
+        self.shown_values = self._all_values[:size, :, :num_columns]
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write one token a slot, [n, heads, 1, head size], and return what is shown."""
+        self.shown_keys[self.slots, :, self.positions] = key_states[:, :, 0]
+        self.shown_values[self.slots, :, self.positions] = value_states[:, :, 0]
+        return self.shown_keys, self.shown_values
+
+    def fill(self, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Write the first columns of some slots."""
+        self._all_keys[slots, :, : keys.shape[2]] = keys
+        self._all_values[slots, :, : values.shape[2]] = values
+
+    def move(self, sources: Tensor, targets: Tensor) -> None:
+        """Copy slots."""
+        self._all_keys[targets], self._all_values[targets] = (
+            self._all_keys[sources],
+            self._all_values[sources],
+        )
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing: the memory is there from the start."""
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """The mask is given, so no one asks in earnest."""
+        return self.shown_keys.shape[2], 0
+
+    def get_seq_length(self) -> int:
+        """Every slot has a length of its own; positions are given."""
+        return 0
+
+    def get_max_length(self) -> int:
+        """Columns."""
+        return self._all_keys.shape[2]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How much room there is.
+
+    Attributes:
+        num_slots: responses decoded at once.
+        num_columns: longest prompt and response together.
+        num_rows: responses of one call.
+        num_tokens: longest response.
+        num_vocabulary: tokens that there are.
+    """
+
+    num_slots: int
+    num_columns: int
+    num_rows: int
+    num_tokens: int
+    num_vocabulary: int
+
+    def holds(self, other: "Shape") -> bool:
+        """Whether the other fits into it and is decoded with as many slots."""
+        return (
+            (self.num_slots, self.num_vocabulary) == (other.num_slots, other.num_vocabulary)
+            and self.num_columns >= other.num_columns
+            and self.num_rows >= other.num_rows
+            and self.num_tokens >= other.num_tokens
+        )
+
+    def joined(self, other: "Shape") -> "Shape":
+        """Room for both."""
+        return Shape(*map(max, astuple(self), astuple(other)))
+
+
+class Slots:
+    """The slots, and what has been sampled; row R of the results takes what idle slots write.
+
+    Args:
+        shape: room.
+        example: a cache of one token, whose layers' shapes and dtype it takes.
+        device: where it lies.
+
+    Attributes:
+        tokens: [S] int64, the token that a slot reads next.
+        positions: [S] int64, where.
+        rows: [S] int64, which response it decodes; R where it is idle.
+        steps: [S] int64, tokens sampled.
+        ended: [S] bool; an idle slot is ended.
+        noise: [R + 1, T] float32.
+        stops: [V] bool, tokens that end a response.
+        limit: 0-dim int64, the longest response of this call.
+        response_ids: [R + 1, T] int64.
+        logprobs: [R + 1, T] float32.
+        lengths: [R + 1] int64.
+        by_token: [R + 1] bool, whether a stop token ended it.
+    """
+
+    def __init__(self, shape: Shape, example: Cache, device: torch.device) -> None:
+        slots, rows, tokens = shape.num_slots, shape.num_rows + 1, shape.num_tokens
+
+        def zeros(*sizes: int, dtype: torch.dtype = torch.long) -> Tensor:
+            return torch.zeros(*sizes, dtype=dtype, device=device)
+
+        self.shape = shape
+        self.idle_row = shape.num_rows
+        self.index = torch.arange(slots, device=device)
+        self.columns = torch.arange(shape.num_columns, device=device)
+        self.tokens, self.positions, self.steps = zeros(slots), zeros(slots), zeros(slots)
+        self.rows = torch.full((slots,), self.idle_row, device=device)
+        self.ended = torch.ones(slots, dtype=torch.bool, device=device)
+        self.noise = zeros(rows, tokens, dtype=torch.float32)
+        self.stops = zeros(shape.num_vocabulary, dtype=torch.bool)
+        self.limit = torch.tensor(0, device=device)
+        self.response_ids = zeros(rows, tokens)
+        self.logprobs = zeros(rows, tokens, dtype=torch.float32)
+        self.lengths = zeros(rows)
+        self.by_token = zeros(rows, dtype=torch.bool)
+        self.layers = [
+            SlotLayer(*(_room(part, slots, shape.num_columns) for part in keys_and_values(layer)))
+            for layer in example.layers
+        ]
+        self.cache = Cache(layers=list(self.layers))
+
+    def begin(self, noise: Tensor, stop_ids: Sequence[int]) -> None:
+        """Empty all slots and results for a call with noise [B, T]."""
+        self.rows.fill_(self.idle_row)
+        self.ended.fill_(True)
+        self.positions.zero_()
+        self.steps.zero_()
+        self.lengths.zero_()
+        self.by_token.zero_()
+        self.noise[: len(noise), : noise.shape[1]] = noise
+        self.limit.fill_(noise.shape[1])
+        self.stops.zero_()
+        known = [token for token in stop_ids if token < len(self.stops)]
+        self.stops[torch.tensor(known, dtype=torch.long, device=self.stops.device)] = True
+
+    def admit(self, slots: list[int], rows: list[int], prompts: list[list[int]]) -> None:
+        """Give slots to responses whose prompts, but for the last token, are in the cache."""
+        device = self.tokens.device
+        plain = [slots, rows, [prompt[-1] for prompt in prompts], [len(prompt) - 1 for prompt in prompts]]
+        where, of_row, last, position = torch.tensor(plain, device=device)
+        self.tokens[where], self.positions[where], self.rows[where] = last, position, of_row
+        self.steps[where] = 0
+        self.ended[where] = False
+
+    def move(self, sources: list[int], targets: list[int]) -> None:
+        """Copy slots to others, and leave the first idle."""
+        source, target = torch.tensor([sources, targets], device=self.tokens.device)
+        for layer in self.layers:
+            layer.move(source, target)
+        for state in (self.tokens, self.positions, self.rows, self.steps, self.ended):
+            state[target] = state[source]
+        self.rows[source] = self.idle_row
+        self.ended[source] = True
+
+
+def keys_and_values(layer: Any) -> tuple[Tensor, Tensor]:
+    """What a layer of a filled cache holds: [B, heads, L, head size] each."""
+    return layer.keys, layer.values
+
+
+def _room(example: Tensor, num_slots: int, num_columns: int) -> Tensor:
+    _, num_heads, _, size = example.shape
+    return torch.zeros(num_slots, num_heads, num_columns, size, dtype=example.dtype, device=example.device)

@@ -1,0 +1,98 @@
+"""Which rows go through the model together: rows of like length, so many that they fit the device's memory."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from rlhf.errors import TrainingError
+from rlhf.ppo.episodes import Rollout
+from rlhf.recipe.ppo import PPOSection
+
+_UNBOUNDED = 2**62
+
+
+class MicroBatches:
+    """Cuts rows into micro-batches, and cuts finer from then on where memory has run out.
+
+    A micro-batch counts its padding: rows x (longest prompt + longest response). Longest rows come first, so that the
+    last micro-batch is a small one.
+
+    Args:
+        section: the recipe's `ppo`.
+
+    Attributes:
+        max_tokens: most tokens of a micro-batch, as set or as found; None: no bound but the number of rows.
+    """
+
+    def __init__(self, section: PPOSection) -> None:
+        self._max_rows = section.per_device_batch_size if section.per_device_tokens is None else _UNBOUNDED
+        tokens = section.per_device_tokens
+        self.max_tokens: int | None = tokens if isinstance(tokens, int) else None
+
+    def split(self, rows: Sequence[int], lengths: Sequence[tuple[int, int]]) -> list[list[int]]:
+        """Cut rows into micro-batches; a row that is too long by itself is one.
+
+        Args:
+            rows: which.
+            lengths: of every row, prompt and response tokens; at least those of `rows`.
+        """
+        parts: list[list[int]] = []
+        for row in sorted(rows, key=lambda each: (-sum(lengths[each]), each)):
+            full = not parts or len(parts[-1]) == self._max_rows
+            if full or padded_tokens([*parts[-1], row], lengths) > (self.max_tokens or _UNBOUNDED):
+                parts.append([])
+            parts[-1].append(row)
+        return parts
+
+    def shrink(self, failed_tokens: int | None, accelerator: Accelerator) -> bool:
+        """Agree with all processes whether memory ran out anywhere, and then cut finer in all of them.
+
+        Args:
+            failed_tokens: of the micro-batch that did not fit here; None: all did.
+            accelerator: Accelerate's handle on the processes; all call this together.
+
+        Returns:
+            Whether it ran out, so that the rows have to be cut and passed anew.
+        """
+        proposal = _UNBOUNDED if failed_tokens is None else failed_tokens // 2
+        if accelerator.num_processes > 1:
+            mine = torch.tensor([proposal], device=accelerator.device)
+            proposal = int(torch.as_tensor(accelerator.gather(mine)).min())
+        if proposal == _UNBOUNDED:
+            return False
+        self.max_tokens = proposal
+        accelerator.print(
+            f"out of memory: micro-batches of at most {proposal} tokens from now on", flush=True
+        )
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was found; a resumed run cuts as the uninterrupted one."""
+        return {"max_tokens": self.max_tokens}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore `state_dict`."""
+        self.max_tokens = state["max_tokens"]
+
+
+def padded_tokens(rows: Sequence[int], lengths: Sequence[tuple[int, int]]) -> int:
+    """Tokens of rows side by side, padding included."""
+    return len(rows) * sum(max(lengths[row][part] for row in rows) for part in (0, 1))
+
+
+def lengths_of(rollout: Rollout) -> list[tuple[int, int]]:
+    """Tokens of each row's prompt and response."""
+    counts = (mask.sum(dim=1).tolist() for mask in (rollout.prompt_mask, rollout.response_mask))
+    return list(zip(*counts, strict=True))
+
+
+def require_divisible(rows: Sequence[int], lengths: Sequence[tuple[int, int]]) -> None:
+    """Raise TrainingError where a micro-batch that did not fit is a single row."""
+    if len(rows) == 1:
+        raise TrainingError(
+            f"the device's memory does not hold one response and its prompt ({sum(lengths[rows[0]])} tokens)",
+            "Set ppo.gradient_checkpointing: true, a shorter max_new_tokens or max_prompt_length, adapters (model.lora, "
+            "ppo.backbone: shared), or share the model out (launch.strategy).",
+        )

@@ -1,0 +1,29 @@
+"""The rollout engine of a PPO run, as its recipe and its processes ask for it."""
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from rlhf.ppo.engines.base import GenerationEngine
+from rlhf.ppo.engines.choice import choose_engine
+from rlhf.ppo.engines.stop_texts import StopTexts
+from rlhf.ppo.sharding import is_sharded, precision
+from rlhf.recipe.ppo import PPOSection
+
+
+def rollout_engine(
+    section: PPOSection, tokenizer: PreTrainedTokenizerBase, policy: nn.Module, accelerator: Accelerator
+) -> GenerationEngine:
+    """The recipe's rollout engine; it says which it is."""
+    stop = section.sampling.stop
+    engine, line = choose_engine(
+        section.sampling,
+        policy,
+        batch_size=section.per_device_rollout_batch_size or section.per_device_batch_size,
+        dtype=torch.bfloat16 if precision(accelerator) == "bf16" else torch.float32,
+        stop_texts=StopTexts(tokenizer, stop) if stop else None,
+        is_sharded=is_sharded(accelerator),
+    )
+    accelerator.print(line, flush=True)
+    return engine

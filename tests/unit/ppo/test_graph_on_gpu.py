@@ -1,0 +1,48 @@
+"""The `graph` engine where it captures: CUDA graphs give the tokens of `hf`, captured graphs are used again."""
+
+import pytest
+import torch
+from test_graph_engine import both, family, noise_of, ragged_prompts, same
+
+from rlhf.ppo.engines.choice import GRAPH_MODELS
+from rlhf.ppo.engines.graph import GraphEngine
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+@pytest.fixture(autouse=True)
+def full_float32(monkeypatch):
+    """TF32 would round differently in products of other shapes."""
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+
+
+@pytest.mark.parametrize("model_type", GRAPH_MODELS)
+def test_captured_it_samples_the_same_tokens(model_type):
+    model, engine = family(model_type).cuda(), GraphEngine(num_slots=16, dtype=torch.float32)
+    prompts, noise = ragged_prompts(70, 20), noise_of(70, 40)
+    same(*both(model, prompts, noise, engine, stop_ids=(22, 4)))
+    captured = engine.num_graphs
+    assert captured > 0
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+    same(*both(model, prompts, noise, engine, stop_ids=(22, 4)))
+    assert engine.num_graphs >= captured
+
+
+def test_a_second_call_of_the_same_kind_captures_nothing():
+    model, engine = family("qwen2").cuda(), GraphEngine(num_slots=16, dtype=torch.bfloat16)
+    settings = {"temperature": 1.0, "stop_ids": ()}
+    for _ in range(2):
+        engine.generate(model, ragged_prompts(16, 9), noise_of(16, 64), **settings)
+    captured = engine.num_graphs
+    engine.generate(model, ragged_prompts(16, 9, seed=1), noise_of(16, 64, seed=1), **settings)
+    assert engine.num_graphs == captured > 0
+
+
+def test_compiled_it_samples_the_same_tokens():
+    engine = GraphEngine(num_slots=16, dtype=torch.float32, compiled=True)
+    same(*both(family("qwen2").cuda(), ragged_prompts(70, 20), noise_of(70, 40), engine, stop_ids=(22, 4)))
