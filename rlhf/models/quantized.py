@@ -107,6 +107,14 @@ def kept_in_float32(model: nn.Module) -> Generator[None]:
             setattr(base, _FLAG, True)
 
 
+def dequantized(parameter: Tensor) -> Tensor:
+    """The weights [N, K] float32, on the CPU, that 4-bit codes stand for."""
+    from bitsandbytes.functional import dequantize_4bit  # the optional extra
+
+    state = cast(Any, parameter).quant_state
+    return dequantize_4bit(parameter.data, state).to("cpu", torch.float32).reshape(state.shape)
+
+
 def _is_on_cpu(layer: nn.Module) -> bool:
     return cast(nn.Parameter, layer.weight).device.type == "cpu"
 
