@@ -188,6 +188,13 @@ class StageContext:
         )
 
 
+def published_source(artefact: Artefact, *, trust_remote_code: bool = False) -> ModelSource:
+    """Where a published model's weights lie; an adapter's base is held as it was while the adapter was measured."""
+    base = artefact.manifest.base
+    held = None if base is None or base.quantization is None else Quantization(base.quantization)
+    return ModelSource(str(artefact.path), trust_remote_code=trust_remote_code, quantization=held)
+
+
 def _yaml(kind: str | None) -> str:
     return "null" if kind is None else kind
 

@@ -14,10 +14,9 @@ from rlhf.durable import new_folder, require_disk
 from rlhf.errors import ModelError
 from rlhf.models.load import ADAPTER_CONFIG, ModelSource
 from rlhf.models.merge import Kind, load, merge, outputs
-from rlhf.models.quantized import Quantization
 from rlhf.models.tokenizer import load_tokenizer
 from rlhf.registry import Artefact
-from rlhf.stages.context import check_base, check_probe
+from rlhf.stages.context import check_base, check_probe, published_source
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 EXPORT_FILE = "export.json"
@@ -58,12 +57,7 @@ def export_merged(artefact: Artefact, folder: Path, *, dtype: str, trust_remote_
     manifest = artefact.manifest
     check_base(artefact)
     with new_folder(folder) as beside:
-        held = None if manifest.base is None else manifest.base.quantization
-        source = ModelSource(
-            str(artefact.path),
-            trust_remote_code=trust_remote_code,
-            quantization=None if held is None else Quantization(held),
-        )
+        source = published_source(artefact, trust_remote_code=trust_remote_code)
         merged = merge(source, manifest.kind, load_tokenizer(artefact.path))
         if manifest.probe is not None:
             check_probe(merged.model, manifest.probe, artefact.reference)

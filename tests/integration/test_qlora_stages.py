@@ -15,12 +15,13 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 import rlhf.stages.ppo
 from rlhf.errors import UsageError
 from rlhf.models.load import load_reward_model, scratch_causal_lm
-from rlhf.models.quantized import scales_of
+from rlhf.models.quantized import Quantization, scales_of
 from rlhf.models.tokenizer import train_tokenizer
 from rlhf.recipe.model import ScratchModel
 from rlhf.stages.backbone import Backbone
-from rlhf.stages.context import check_probe, weights_digest
+from rlhf.stages.context import check_probe, published_source, weights_digest
 from rlhf.stages.hf_trainer import CheckpointingTrainer
+from rlhf.stages.inputs import ModelInput
 
 STAGES = ("sft", "reward", "ppo")
 NF4 = BitsAndBytesConfig(
@@ -162,6 +163,16 @@ def test_ppo_loads_the_reward_model_as_it_was_measured(run):
     source = context.source(context.inputs.reward_model)
     exact = made["reward"].manifest.probe.model_copy(update={"tolerance": 1e-4})
     check_probe(load_reward_model(source), exact, "tiny-reward@1")
+    assert published_source(made["reward"]) == source
+
+
+def test_a_recipe_without_4_bits_loads_another_ones_reward_model_in_them(run):
+    recipe, made, _ = run
+    plain = recipe.model_copy(update={"model": recipe.model.model_copy(update={"lora": None})})
+    context = context_of(plain, "ppo", made)
+    assert context.source(context.inputs.reward_model).quantization == Quantization("nf4")
+    outside = ModelInput(path=recipe.model.path)
+    assert context.source(outside).quantization is None
 
 
 @pytest.mark.parametrize("stage", STAGES)
