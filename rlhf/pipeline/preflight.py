@@ -84,7 +84,7 @@ def check_quantization(recipe: Recipe) -> None:
 
     Raises:
         UsageError: bitsandbytes is not installed; names the extra.
-        RecipeError: an Accelerate configuration that cuts up weights.
+        RecipeError: an Accelerate configuration with FSDP.
     """
     lora, config = recipe.model.lora, recipe.launch.accelerate_config
     if lora is None or lora.quantize is None:
@@ -94,14 +94,11 @@ def check_quantization(recipe: Recipe) -> None:
             f"model.lora.quantize: {lora.quantize} needs bitsandbytes, which is not installed",
             "pip install -c constraints.txt -e '.[qlora]', or leave quantize out.",
         )
-    content = _accelerate_config(config)
-    zero_stage = (content.get("deepspeed_config") or {}).get("zero_stage")
-    kind = str(content.get("distributed_type", "NO"))
-    if kind == "FSDP" or (kind == "DEEPSPEED" and zero_stage == 3):
+    if _accelerate_config(config).get("distributed_type") == "FSDP":
         raise RecipeError(
-            f"model.lora.quantize: {lora.quantize}: {config} cuts weights up ({kind}), and the scales of 4-bit codes lie "
-            "beside them: no checkpoint of it can be read again",
-            "Take launch.strategy: ddp, zero1 or zero2.",
+            f"model.lora.quantize: {lora.quantize}: {config} takes FSDP, which cannot read its checkpoints again where "
+            "weights have scales beside their 4-bit codes",
+            "Take launch.strategy: ddp, zero1, zero2 or zero3.",
         )
 
 

@@ -4,15 +4,12 @@ from collections.abc import Iterator
 
 from rlhf.recipe.tree import Fault, Tree, at
 
-CUT_UP = ("zero3", "fsdp2")
-
 
 def find_quantization(tree: Tree) -> Iterator[Fault]:
     """Each impossible combination as (path in the file, message)."""
-    quantize, strategy = at(tree, "model", "lora", "quantize"), at(tree, "launch", "strategy")
-    if quantize is not None and strategy in CUT_UP:
-        message = f"{strategy} cuts weights up, and the scales of 4-bit codes lie beside them: no checkpoint of it can be"
+    if at(tree, "model", "lora", "quantize") is not None and at(tree, "launch", "strategy") == "fsdp2":
+        message = "FSDP2 cannot read its checkpoints again where weights have scales beside their 4-bit codes"
         yield (
             ("model", "lora", "quantize"),
-            f"{message} read again. Take launch.strategy: ddp, zero1 or zero2",
+            f"{message}: take launch.strategy: ddp, zero1, zero2 or zero3",
         )
