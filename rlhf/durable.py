@@ -89,6 +89,33 @@ def rename_folder(source: Path, target: Path) -> None:
         sync(source.parent)
 
 
+@contextmanager
+def new_folder(target: Path) -> Generator[Path]:
+    """A folder to write into, which becomes `target` once the block ends well: flushed, then renamed; else it is gone.
+
+    Raises:
+        UsageError: something is at `target` already, or it cannot be written.
+    """
+    target = Path(target).absolute()
+    _refuse_existing(target)
+    with explain_write_errors(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        beside.mkdir()
+        try:
+            yield beside
+            sync_tree(beside)
+            _refuse_existing(target)  # rename(2) would take the place of an empty folder
+            rename_folder(beside, target)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def _refuse_existing(target: Path) -> None:
+    if target.exists() or target.is_symlink():
+        raise UsageError(f"{target} is there already", "Name a folder that does not exist yet.")
+
+
 def free_disk_bytes(path: Path) -> int:
     """Bytes that this user can still write where `path` lies or will lie."""
     existing = Path(path).absolute()

@@ -15,6 +15,7 @@ PACKAGES = (
     "peft",
     "datasets",
     "deepspeed",
+    "bitsandbytes",
     "pydantic",
 )
 _ASK_TORCH = """

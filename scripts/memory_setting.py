@@ -22,7 +22,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from rlhf.models.load import SCORE_HEAD
+from rlhf.models.adapters import SCORE_HEAD
 from rlhf.models.tokenizer import load_tokenizer, train_tokenizer
 from rlhf.recipe import Recipe, Stage
 from rlhf.registry import Artefact

@@ -26,7 +26,7 @@ from transformers.utils import logging as transformers_logging
 from rlhf.durable import explain_write_errors, write_atomic
 from rlhf.errors import RLHFError, UsageError
 from rlhf.models.forward import pad_left, score_token_lists
-from rlhf.models.load import ModelSource, load_causal_lm, load_reward_model
+from rlhf.models.load import load_causal_lm, load_reward_model
 from rlhf.models.tokenizer import load_tokenizer, stop_token_ids
 from rlhf.ppo.actor_critic import response_logprobs
 from rlhf.ppo.engines.base import Generation
@@ -37,7 +37,7 @@ from rlhf.ppo.noise import sampling_noise
 from rlhf.ppo.prompts import Prompt
 from rlhf.recipe import Recipe, load_recipe
 from rlhf.registry import Artefact, Registry
-from rlhf.stages.context import check_probe
+from rlhf.stages.context import check_probe, published_source
 from rlhf.stages.inputs import registry_folder
 from rlhf.stages.tokens.prompts import prompts
 from rlhf.stages.tokens.splits import recipe_split
@@ -96,7 +96,7 @@ def judge(
     before = panel.answers(panel.reference)
     results: dict[str, dict[str, Estimate]] = {}
     for artefact in trained:
-        policy = load_causal_lm(ModelSource(str(artefact.path)), trainable=False).to(panel.device).eval()
+        policy = load_causal_lm(published_source(artefact), trainable=False).to(panel.device).eval()
         results[artefact.reference] = compare(before, panel.answers(policy), seed=seed)
     _print(results, panel)
     return {
@@ -127,8 +127,8 @@ class Panel:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(sft.path)
         self.prompts: list[Prompt] = prompts(self.tokenizer, split, section).rows
-        self.reference = load_causal_lm(ModelSource(str(sft.path)), trainable=False).to(self.device).eval()
-        self.reward_model = load_reward_model(ModelSource(str(reward.path))).to(self.device).eval()
+        self.reference = load_causal_lm(published_source(sft), trainable=False).to(self.device).eval()
+        self.reward_model = load_reward_model(published_source(reward)).to(self.device).eval()
         if reward.manifest.probe is not None:
             check_probe(self.reward_model, reward.manifest.probe, reward.reference)
         stop = section.sampling.stop

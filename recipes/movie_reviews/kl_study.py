@@ -26,10 +26,11 @@ from transformers.utils import logging as transformers_logging
 
 from rlhf.durable import explain_write_errors, write_atomic
 from rlhf.errors import RLHFError, UsageError
-from rlhf.models.load import ModelSource, load_causal_lm
+from rlhf.models.load import load_causal_lm
 from rlhf.ppo.best_of_n import kl_of_best_of_n
 from rlhf.recipe import Recipe, load_recipe
 from rlhf.registry import Registry
+from rlhf.stages.context import published_source
 from rlhf.stages.inputs import METRICS_FILE, registry_folder, run_folder
 
 SEED = 0
@@ -128,7 +129,7 @@ def _outcome(run: Run, recipe: Recipe, registry: Registry, panel: Panel) -> Outc
     folder = run_folder(recipe.model_copy(update={"name": run.name})) / "ppo"
     lines = (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines()
     steps = [row for row in map(json.loads, lines) if "objective/kl" in row]
-    policy = load_causal_lm(ModelSource(str(artefact.path)), trainable=False).to(panel.device).eval()
+    policy = load_causal_lm(published_source(artefact), trainable=False).to(panel.device).eval()
     answers = panel.answers(policy)
     print(f"{run.name}: score {answers.score.mean():.3f}, KL {answers.kl.mean():.2f}", flush=True)
     return Outcome(

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from rlhf.cli.choices import SetOption
+from rlhf.cli.export import export
 from rlhf.cli.registry import registry_app
 from rlhf.cli.rollouts import rollouts
 from rlhf.cli.validate import validate
@@ -111,6 +112,7 @@ def env() -> None:
 
 app.command()(validate)
 app.command()(rollouts)
+app.command()(export)
 
 
 def main() -> None:

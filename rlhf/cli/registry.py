@@ -25,7 +25,7 @@ def registry_list(
     """List artefacts, their stage, time and main metric."""
     from rich.table import Table
 
-    listing = _registry(workspace).list(name)
+    listing = open_registry(workspace).list(name)
     if as_json:
         print(json.dumps([json.loads(a.manifest.model_dump_json()) for a in listing.artefacts], indent=1))
         return
@@ -36,7 +36,7 @@ def registry_list(
         manifest = artefact.manifest
         aliases = [
             alias
-            for alias, version in _registry(workspace).aliases(manifest.name).items()
+            for alias, version in open_registry(workspace).aliases(manifest.name).items()
             if version == manifest.version
         ]
         size = sum(entry.size for entry in manifest.files.values()) / 1e6
@@ -60,7 +60,7 @@ def registry_show(
     workspace: WorkspaceOption = Path("workspace"),
 ) -> None:
     """Print an artefact's manifest and where it lies."""
-    artefact = _registry(workspace).resolve(reference)
+    artefact = open_registry(workspace).resolve(reference)
     print(
         json.dumps(
             {"path": str(artefact.path), "digest": artefact.digest}
@@ -76,7 +76,7 @@ def registry_lineage(
     workspace: WorkspaceOption = Path("workspace"),
 ) -> None:
     """Print what an artefact was made from, back to the start, with the digests of data."""
-    node = _registry(workspace).lineage(reference)
+    node = open_registry(workspace).lineage(reference)
     _print_lineage(node, "")
     if node.problems():
         raise typer.Exit(1)
@@ -101,7 +101,7 @@ def registry_verify(
     workspace: WorkspaceOption = Path("workspace"),
 ) -> None:
     """Prove every byte of artefacts, and the digests of what they were made from; exits with 1 on a difference."""
-    registry = _registry(workspace)
+    registry = open_registry(workspace)
     listing = registry.list()
     wanted = references or [artefact.reference for artefact in listing.artefacts]
     num_problems = 0 if references else len(listing.problems)
@@ -127,7 +127,7 @@ def registry_alias(
     workspace: WorkspaceOption = Path("workspace"),
 ) -> None:
     """Give a version a name of its own, which survives gc; an existing alias moves."""
-    registry = _registry(workspace)
+    registry = open_registry(workspace)
     if delete:
         registry.remove_alias(reference.partition("@")[0], alias)
         return
@@ -145,7 +145,7 @@ def registry_gc(
     """Delete old versions that no alias, kept artefact or run needs."""
     from rlhf.pipeline.pins import needed_references
 
-    removed = _registry(workspace).gc(keep=keep, dry_run=dry_run, protect=needed_references(workspace))
+    removed = open_registry(workspace).gc(keep=keep, dry_run=dry_run, protect=needed_references(workspace))
     for entry in removed:
         what = entry.reference or str(entry.path)
         console.print(
@@ -156,7 +156,12 @@ def registry_gc(
         console.print("nothing to remove")
 
 
-def _registry(workspace: Path) -> Any:
+def open_registry(workspace: Path) -> Any:
+    """The workspace's registry.
+
+    Raises:
+        UsageError: there is none.
+    """
     from rlhf.registry import Registry
 
     root = workspace / "registry"

@@ -1,40 +1,35 @@
-"""Loading models so that no weight is ever missing in silence: float32, strict, full or LoRA.
+"""Loading models so that no weight is ever missing in silence: float32, strict, full or LoRA; under LoRA the base may be in 4 bits.
 
 An adapter folder (PEFT) is loaded on the base that it names; every adapter of a run names the same base.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import (
-    LoraConfig,
-    PeftConfig,
-    TaskType,
-    get_peft_model,
-    load_peft_weights,
-    set_peft_model_state_dict,
-)
+from peft import LoraConfig, PeftConfig, TaskType, load_peft_weights
 from peft.peft_model import PeftModel
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from rlhf.errors import ModelError
+from rlhf.models.adapters import SCORE_HEAD, fill_adapter, lora_config, with_new_adapter, with_saved_adapter
+from rlhf.models.quantized import Quantization, loading_arguments, prepare
 from rlhf.recipe.model import LoRA, ScratchModel
 
 ADAPTER_CONFIG = "adapter_config.json"
-SCORE_HEAD = "score"
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where weights come from: a folder or hub id, and how to read it."""
+    """Where weights come from: a folder or hub id, and how to read it; `quantization` is of the frozen base."""
 
     path: str
     revision: str | None = None
     trust_remote_code: bool = False
     attn_implementation: str | None = None
+    quantization: Quantization | None = None
 
     @property
     def is_adapter(self) -> bool:
@@ -47,12 +42,7 @@ class ModelSource:
         if not self.is_adapter:
             return self
         config = PeftConfig.from_pretrained(self.path)
-        return ModelSource(
-            str(config.base_model_name_or_path),
-            config.revision,
-            self.trust_remote_code,
-            self.attn_implementation,
-        )
+        return replace(self, path=str(config.base_model_name_or_path), revision=config.revision)
 
 
 def scratch_causal_lm(
@@ -97,9 +87,9 @@ def load_causal_lm(
     """
     base = _strict(AutoModelForCausalLM, source.base, may_miss=())
     if source.is_adapter:
-        return _with_saved_adapter(base, source, trainable=trainable)
+        return with_saved_adapter(base, source.path, trainable=trainable)
     if lora is not None:
-        return _with_new_adapter(base, _lora_config(lora, TaskType.CAUSAL_LM), seed, base_of=source)
+        return _new_adapter(base, lora_config(lora, TaskType.CAUSAL_LM), seed, source)
     return base
 
 
@@ -113,7 +103,7 @@ def load_reward_model(source: ModelSource, *, trainable: bool = False) -> nn.Mod
         base = _strict(
             AutoModelForSequenceClassification, source.base, may_miss=(f"{SCORE_HEAD}.weight",), num_labels=1
         )
-        return _with_saved_adapter(base, source, trainable=trainable)
+        return with_saved_adapter(base, source.path, trainable=trainable)
     model = _strict(AutoModelForSequenceClassification, source, may_miss=())
     _require_score_head(model, source)
     return model
@@ -144,15 +134,15 @@ def new_reward_model(source: ModelSource, *, lora: LoRA | None, pad_token_id: in
         config = PeftConfig.from_pretrained(source.path)
         config.task_type, config.inference_mode = TaskType.SEQ_CLS, False
         cast(LoraConfig, config).modules_to_save = [SCORE_HEAD]
-        peft_model = _with_new_adapter(model, config, seed, base_of=source.base)
+        peft_model = _new_adapter(model, config, seed, source.base)
         weights = load_peft_weights(source.path, device="cpu")
         # PEFT asks for every module to save; the SFT adapter has no head, so the new one is handed in.
         weights[f"base_model.model.{SCORE_HEAD}.weight"] = head.weight.detach().clone()
-        _fill_adapter(peft_model, weights, source)
+        fill_adapter(peft_model, weights, source.path)
         return peft_model
     if lora is None:
         return model
-    return _with_new_adapter(model, _lora_config(lora, TaskType.SEQ_CLS), seed, base_of=source)
+    return _new_adapter(model, lora_config(lora, TaskType.SEQ_CLS), seed, source)
 
 
 def backbone_of(model: nn.Module) -> nn.Module:
@@ -207,6 +197,7 @@ def check_plain_logits(model: nn.Module) -> None:
 def _strict(
     auto_class: Any, source: ModelSource, *, may_miss: tuple[str, ...], **kwargs: Any
 ) -> PreTrainedModel:
+    quantized = {} if source.quantization is None else loading_arguments(source.quantization)
     try:
         model, info = auto_class.from_pretrained(
             source.path,
@@ -217,6 +208,7 @@ def _strict(
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported below, by name
+            **quantized,
             **kwargs,
         )
     except (OSError, ValueError, ImportError) as error:
@@ -233,7 +225,11 @@ def _strict(
             f"model {source.path}: {len(missing)} weight(s) missing and {len(mismatched)} of another shape: {names}",
             "The folder does not hold what its config describes; publish or download it again.",
         )
-    return model
+    return model if source.quantization is None else prepare(model, source.path)
+
+
+def _new_adapter(base: PreTrainedModel, config: PeftConfig, seed: int, source: ModelSource) -> nn.Module:
+    return with_new_adapter(base, config, seed, path=source.path, revision=source.revision)
 
 
 def _require_score_head(model: nn.Module, source: ModelSource) -> None:
@@ -244,51 +240,4 @@ def _require_score_head(model: nn.Module, source: ModelSource) -> None:
             f"model {source.path} is no reward model: a sequence classifier with one label and a `{SCORE_HEAD}` head is needed, "
             f"this one has num_labels={getattr(config, 'num_labels', None)}",
             "Train one with the reward stage.",
-        )
-
-
-def _lora_config(lora: LoRA, task: TaskType) -> LoraConfig:
-    return LoraConfig(
-        task_type=task,
-        r=lora.r,
-        lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]  # PEFT annotates int, computes in float
-        lora_dropout=lora.dropout,
-        target_modules=lora.target_modules,
-        modules_to_save=[SCORE_HEAD] if task == TaskType.SEQ_CLS else None,
-    )
-
-
-def _with_new_adapter(
-    base: PreTrainedModel, config: PeftConfig, seed: int, *, base_of: ModelSource
-) -> nn.Module:
-    torch.manual_seed(seed)
-    base.name_or_path = base_of.path
-    model = get_peft_model(base, config)
-    model.peft_config["default"].revision = base_of.revision
-    return model
-
-
-def _with_saved_adapter(base: PreTrainedModel, source: ModelSource, *, trainable: bool) -> nn.Module:
-    config = PeftConfig.from_pretrained(source.path)
-    config.inference_mode = not trainable
-    model = get_peft_model(base, config)
-    model.peft_config["default"].revision = config.revision
-    _fill_adapter(model, load_peft_weights(source.path, device="cpu"), source)
-    return model
-
-
-def _fill_adapter(model: nn.Module, weights: dict[str, Any], source: ModelSource) -> None:
-    """Set an adapter's weights; PEFT reports the base's keys as missing too, but the adapter's own are an error."""
-    try:
-        result = set_peft_model_state_dict(model, weights)
-        missing = [key for key in result.missing_keys if "lora_" in key or "modules_to_save" in key]
-        wrong = [*missing, *result.unexpected_keys]
-    except KeyError as error:  # a module that is saved whole, such as the head
-        wrong = [str(error.args[0])]
-    except RuntimeError as error:  # another shape
-        wrong = [" ".join(str(error).split())[:200]]
-    if wrong:
-        raise ModelError(
-            f"adapter {source.path}: weights missing or not of this model: {', '.join(wrong[:5])}",
-            "The adapter was made for another base or was saved incompletely.",
         )

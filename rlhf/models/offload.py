@@ -1,10 +1,13 @@
 """Frozen models that wait in the CPU's memory and are on the accelerator only while they are asked."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
+
+from rlhf.models.quantized import is_quantized
 
 
 @contextmanager
@@ -37,6 +40,9 @@ def _tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str, torch.Tensor]]:
 
 
 def _moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    if is_quantized(tensor):
+        # bitsandbytes moves the scales of 4-bit codes in place: those that wait would go along.
+        return tensor if tensor.device == device else copy.deepcopy(tensor).to(device)
     moved = tensor.to(device)
     if moved is tensor or not isinstance(tensor, nn.Parameter):
         return moved

@@ -11,7 +11,8 @@ from peft.peft_model import PeftModel
 from torch import nn
 
 from rlhf.errors import ModelError
-from rlhf.models.load import SCORE_HEAD
+from rlhf.models.adapters import SCORE_HEAD
+from rlhf.models.quantized import is_quantized, scales_of
 
 _OWN = ("lora_", "modules_to_save", "original_module")
 
@@ -44,7 +45,10 @@ class SharedWeights:
         held_for = {getattr(m, a): self._held[weight] for weight, m, a in mine if weight in self._held}
         for weight, module, attribute in mine:
             own: nn.Parameter = getattr(module, attribute)
-            setattr(module, attribute, self._held.setdefault(weight, held_for.get(own, own)))
+            held = self._held.setdefault(weight, held_for.get(own, own))
+            setattr(module, attribute, held)
+            if is_quantized(held):  # the module names the scales of its codes too
+                setattr(module, "quant_state", getattr(held, "quant_state"))  # noqa: B009, B010  # bitsandbytes' own
         # Its adapter and head follow: whoever joined first may be on the accelerator already.
         for weight in list(self._held.values())[:1]:
             model.to(weight.device)
@@ -55,7 +59,8 @@ def parameter_bytes(models: Iterable[nn.Module]) -> int:
     storages = {
         storage.data_ptr(): storage.nbytes()
         for model in models
-        for storage in (parameter.untyped_storage() for parameter in model.parameters())
+        for parameter in model.parameters()
+        for storage in (tensor.untyped_storage() for tensor in (parameter, *scales_of(parameter)))
     }
     return sum(storages.values())
 
@@ -74,5 +79,8 @@ def _frozen_weights(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
 def _equal(held: nn.Parameter, other: nn.Parameter) -> bool:
     if held is other:
         return True
-    same_kind = held.shape == other.shape and held.dtype == other.dtype
-    return same_kind and torch.equal(held.data, other.data.to(held.device))
+    mine, theirs = ([weight.detach().data, *scales_of(weight)] for weight in (held, other))
+    return len(mine) == len(theirs) and all(
+        one.shape == two.shape and one.dtype == two.dtype and torch.equal(one, two.to(one.device))
+        for one, two in zip(mine, theirs, strict=True)
+    )

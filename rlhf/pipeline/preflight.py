@@ -81,6 +81,29 @@ def check_trackers(recipe: Recipe) -> None:
         )
 
 
+def check_quantization(recipe: Recipe) -> None:
+    """Look at what a base in 4 bits needs.
+
+    Raises:
+        UsageError: bitsandbytes is not installed; names the extra.
+        RecipeError: an Accelerate configuration with FSDP.
+    """
+    lora, config = recipe.model.lora, recipe.launch.accelerate_config
+    if lora is None or lora.quantize is None:
+        return
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UsageError(
+            f"model.lora.quantize: {lora.quantize} needs bitsandbytes, which is not installed",
+            "pip install -c constraints.txt -e '.[qlora]', or leave quantize out.",
+        )
+    if _accelerate_config(config).get("distributed_type") == "FSDP":
+        raise RecipeError(
+            f"model.lora.quantize: {lora.quantize}: {config} takes FSDP, which cannot read its checkpoints again where "
+            "weights have scales beside their 4-bit codes",
+            "Take launch.strategy: ddp, zero1, zero2 or zero3.",
+        )
+
+
 def check_strategy(recipe: Recipe) -> None:
     """Refuse what is not installed, and a configuration file under which models would be incomplete.
 
@@ -94,20 +117,27 @@ def check_strategy(recipe: Recipe) -> None:
             f"launch.strategy: {strategy} is DeepSpeed's, which is not installed",
             "pip install deepspeed, or take fsdp2, which PyTorch brings.",
         )
-    if config is None:
-        return
-    try:
-        content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(
-            f"launch.accelerate_config: {config}: not YAML: {error}", "Mend the file."
-        ) from error
-    faults = list(_config_faults(cast(dict[str, Any], content))) if isinstance(content, dict) else []
+    faults = list(_config_faults(_accelerate_config(config)))
     if faults:
         raise RecipeError(
             f"launch.accelerate_config: {config}:\n" + "\n".join(f"  {fault}" for fault in faults),
             "Mend the file, or take launch.strategy instead, which sets all of this.",
         )
+
+
+def _accelerate_config(path: str | None) -> dict[str, Any]:
+    """What an Accelerate configuration says; nothing where there is none.
+
+    Raises:
+        RecipeError: it is not YAML.
+    """
+    if path is None:
+        return {}
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"launch.accelerate_config: {path}: not YAML: {error}", "Mend the file.") from error
+    return cast(dict[str, Any], content) if isinstance(content, dict) else {}
 
 
 def _config_faults(content: dict[str, Any]) -> Iterator[str]:

@@ -19,6 +19,7 @@ from rlhf.pipeline.plan import Planner, StagePlan, require_made
 from rlhf.pipeline.preflight import (
     check_data,
     check_model,
+    check_quantization,
     check_sources,
     check_strategy,
     check_trackers,
@@ -162,6 +163,7 @@ class _Pipeline:
         needed = self.planner.needed(chosen)
         check_sources(self.recipe, needed)
         check_strategy(self.recipe)
+        check_quantization(self.recipe)
         check_trackers(self.recipe)
         return needed
 

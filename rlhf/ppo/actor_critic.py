@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rlhf.models.forward import apply_score_head, hidden_states
 from rlhf.models.load import output_head_of
+from rlhf.models.quantized import is_quantized
 from rlhf.ppo.losses import token_logprobs
 
 
@@ -96,8 +97,11 @@ def response_values(
 
 
 def _drop_frozen(module: nn.Module, state_dict: dict[str, Any], prefix: str, _: Any) -> None:
-    for name, _parameter in _frozen(module):
+    for name, parameter in _frozen(module):
         state_dict.pop(prefix + name, None)
+        if is_quantized(parameter):  # its scales stand beside it, as `weight.absmax`
+            for scale in [key for key in state_dict if key.startswith(f"{prefix}{name}.")]:
+                del state_dict[scale]
 
 
 def _fill_in_frozen(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from rlhf.recipe.data_combinations import find_data, has_eval
 from rlhf.recipe.launch_combinations import find_launch, world_size
 from rlhf.recipe.ppo_combinations import find_ppo
+from rlhf.recipe.quantization_combinations import find_quantization
 from rlhf.recipe.stages import SPLITS_OF, STAGES
 from rlhf.recipe.tree import Fault, Tree, at, whole
 
@@ -23,6 +24,7 @@ def find_combinations(tree: Tree) -> Iterator[Fault]:
     yield from find_data(tree)
     yield from _origin(tree)
     yield from find_launch(tree)
+    yield from find_quantization(tree)
     if at(tree, "model", "scratch") is not None:
         yield from _scratch(tree)
     for stage in stages:

@@ -6,6 +6,9 @@ from pydantic import Field, model_validator
 
 from rlhf.recipe.base import Section
 
+Quantize = Literal["nf4"]
+"""4-bit NormalFloat, its scales quantised too (double quantisation)."""
+
 
 class ScratchModel(Section):
     """An architecture with random weights, and a byte-level BPE tokenizer trained on the SFT data."""
@@ -37,6 +40,8 @@ class LoRA(Section):
     """Dropout on the adapter's input; off in PPO, whatever it is here."""
     target_modules: list[str] | Literal["all-linear"] = "all-linear"
     """Which linear layers get an adapter."""
+    quantize: Quantize | None = None
+    """Hold the frozen base in 4 bits under adapters and heads in float32 (QLoRA: Dettmers et al. 2023); needs `.[qlora]`."""
 
 
 class ModelSection(Section):

@@ -45,6 +45,8 @@ class Base(_Part):
     """The hub commit."""
     digest: str
     """Digest of the base's weights."""
+    quantization: Literal["nf4"] | None = None
+    """How the base was held while the adapter trained on it and was measured; None: as its files have it."""
 
 
 class RewardStats(_Part):

@@ -80,8 +80,10 @@ class Backbone:
 
 
 def _same_base(one: ModelSource, other: ModelSource) -> bool:
-    """By hub commit, or by the content of a local folder, which may have been copied."""
+    """By hub commit, or by the content of a local folder, which may have been copied; and held alike."""
     first, second = one.base, other.base
+    if first.quantization != second.quantization:
+        return False
     if (first.path, first.revision) == (second.path, second.revision):
         return True
     digests = [_digest(base) for base in (first, second)]
@@ -94,4 +96,5 @@ def _digest(base: ModelSource) -> str | None:
 
 def _named_base(base: ModelSource) -> str:
     digest = _digest(base)
-    return base.path if digest is None else f"{base.path} (digest {digest[:12]})"
+    held = "" if base.quantization is None else f" in {base.quantization.kind}"
+    return f"{base.path}{held}" if digest is None else f"{base.path}{held} (digest {digest[:12]})"

@@ -12,9 +12,10 @@ from transformers import PreTrainedTokenizerBase
 
 import rlhf
 from rlhf.checkpoint import Checkpoints
-from rlhf.errors import ModelError
+from rlhf.errors import ModelError, UsageError
 from rlhf.models.forward import score_token_lists
 from rlhf.models.load import ModelSource
+from rlhf.models.quantized import Quantization
 from rlhf.models.tokenizer import chat_template_digest, load_tokenizer, tokenizer_digest
 from rlhf.recipe import Recipe, Stage
 from rlhf.registry import Artefact, ManifestDraft, Parent, Registry
@@ -99,15 +100,40 @@ class StageContext:
     def source(self, model: ModelInput) -> ModelSource:
         """Where a pinned model's weights lie; an artefact is proved first, see `artefact`."""
         section = self.recipe.model
-        if model.reference is not None:
-            artefact = self.artefact(model.reference)
-            return ModelSource(
-                str(artefact.path),
-                trust_remote_code=section.trust_remote_code,
-                attn_implementation=section.attn_implementation,
+        artefact = None if model.reference is None else self.artefact(model.reference)
+        place = model.path if artefact is None else str(artefact.path)
+        assert place is not None
+        return ModelSource(
+            place,
+            model.revision if artefact is None else None,
+            section.trust_remote_code,
+            section.attn_implementation,
+            self._quantization(model, artefact),
+        )
+
+    def _kernels(self) -> tuple[str, ...]:
+        policy = self.inputs.policy
+        return () if policy is None or self.source(policy).quantization is None else ("bitsandbytes",)
+
+    def _quantization(self, model: ModelInput, artefact: Artefact | None) -> Quantization | None:
+        """How a model's base is held: an adapter's as it was trained, else the policy's as the recipe says.
+
+        Raises:
+            UsageError: the policy is an adapter on a base that was held otherwise than the recipe says.
+        """
+        lora, is_policy = self.recipe.model.lora, model == self.inputs.policy
+        wanted = lora.quantize if lora is not None and is_policy else None
+        base = None if artefact is None else artefact.manifest.base
+        if base is not None and lora is not None and is_policy and base.quantization != wanted:
+            raise UsageError(
+                f"model.lora.quantize: {_yaml(wanted)}, and {model} is an adapter that was trained on its base in "
+                f"{_yaml(base.quantization)}: it would start as another model",
+                f"Set model.lora.quantize: {_yaml(base.quantization)}, or train the SFT stage anew.",
             )
-        assert model.path is not None
-        return ModelSource(model.path, model.revision, section.trust_remote_code, section.attn_implementation)
+        kind = wanted if base is None else base.quantization
+        return (
+            None if kind is None else Quantization(kind, torch.bfloat16 if self.use_bf16 else torch.float32)
+        )
 
     def artefact(self, reference: str) -> Artefact:
         """An artefact, every byte of it and of a local base under it proved; once a process, since weights are large.
@@ -157,9 +183,20 @@ class StageContext:
             tokenizer_digest=tokenizer_digest(tokenizer),
             chat_template_digest=chat_template_digest(tokenizer),
             code_version=rlhf.__version__,
-            environment={package: version(package) for package in PACKAGES},
+            environment={package: version(package) for package in (*PACKAGES, *self._kernels())},
             metrics=metrics,
         )
+
+
+def published_source(artefact: Artefact, *, trust_remote_code: bool = False) -> ModelSource:
+    """Where a published model's weights lie; an adapter's base is held as it was while the adapter was measured."""
+    base = artefact.manifest.base
+    held = None if base is None or base.quantization is None else Quantization(base.quantization)
+    return ModelSource(str(artefact.path), trust_remote_code=trust_remote_code, quantization=held)
+
+
+def _yaml(kind: str | None) -> str:
+    return "null" if kind is None else kind
 
 
 def check_base(artefact: Artefact) -> None:

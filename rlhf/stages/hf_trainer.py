@@ -11,6 +11,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.training_args import TrainingArguments
 
 from rlhf.checkpoint import Checkpoints
+from rlhf.models.quantized import kept_in_float32
 from rlhf.ppo.spikes import GradientNorms
 from rlhf.recipe.launch import LaunchSection
 from rlhf.recipe.training import TrainingSection
@@ -39,7 +40,8 @@ class CheckpointingTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Trainer's; one process, and nothing passed over, until `attach` says otherwise."""
-        super().__init__(*args, **kwargs)
+        with kept_in_float32(kwargs["model"]):
+            super().__init__(*args, **kwargs)
         self.launch = LaunchSection()
         self.gradient_norms = GradientNorms(None)
         self.passed_over: frozenset[int] = frozenset()

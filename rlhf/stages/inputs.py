@@ -39,6 +39,8 @@ TRANSPORT = {"batch_size", "timeout_seconds", "retries", "backoff_seconds"}
 """Those of a source of scores: how a service is asked, not what it answers."""
 LATER_PPO = {"over_length": "error"}
 """Field -> what was so before it existed: there it counts for nothing, so that older runs stay finished."""
+LATER_MODEL = {"model.lora.quantize": None}
+"""The same of the model's settings."""
 
 
 class ModelInput(BaseModel):
@@ -112,6 +114,9 @@ def stage_inputs(
             "launch": {"mixed_precision": recipe.launch.mixed_precision},
         }
     )
+    for key, before in LATER_MODEL.items():
+        if key in settings and settings[key] == before:
+            del settings[key]
     if stage == "ppo" and recipe.uses_ptx and recipe.sft is not None:
         settings |= {f"sft.{rule}": getattr(recipe.sft, rule) for rule in ("max_length", "over_length")}
     settings |= {f"code.{source.name}": _code(source) for source in judges(recipe, stage) if source.function}

@@ -53,7 +53,7 @@ def publish(
         return
     tokenizer.save_pretrained(str(staged))
     draft = context.draft(tokenizer, finite(metrics)).model_copy(
-        update={"reward_stats": reward_stats, "probe": probe, "base": _base(staged)}
+        update={"reward_stats": reward_stats, "probe": probe, "base": _base(context, staged)}
     )
     artefact = registry.publish(staged, ManifestDraft.model_validate(draft.model_dump()))
     record_done(context, artefact)
@@ -71,12 +71,17 @@ def finite(metrics: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in kept.items() if abs(value) < float("inf")}
 
 
-def _base(folder: Path) -> Base | None:
+def _base(context: StageContext, folder: Path) -> Base | None:
     """What a LoRA artefact sits on, by digest: the hub commit, or a hash over a local folder's weights."""
     source = ModelSource(str(folder))
     if not source.is_adapter:
         return None
     base = source.base
+    assert context.inputs.policy is not None  # adapters need a base to start from
+    quantization = context.source(context.inputs.policy).quantization
     return Base(
-        path=base.path, revision=base.revision, digest=base.revision or weights_digest(Path(base.path))
+        path=base.path,
+        revision=base.revision,
+        digest=base.revision or weights_digest(Path(base.path)),
+        quantization=None if quantization is None else quantization.kind,
     )

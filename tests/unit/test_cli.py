@@ -101,7 +101,7 @@ def test_help_and_validate_start_light_and_fast(tiny_recipe: TinyRecipe, argumen
 def test_help_names_every_command(call: Call) -> None:
     code, out, _ = call("--help")
     assert code == 0
-    for command in ("run", "validate", "registry", "schema", "env"):
+    for command in ("run", "validate", "registry", "schema", "rollouts", "export", "env"):
         assert f" {command} " in out
     code, out, _ = call("registry", "--help")
     assert all(f" {command} " in out for command in ("list", "show", "lineage", "verify", "alias", "gc"))

@@ -1,0 +1,15 @@
+"""What a base in 4 bits (`model.lora.quantize`) cannot be combined with, each with its reason; see `combinations`."""
+
+from collections.abc import Iterator
+
+from rlhf.recipe.tree import Fault, Tree, at
+
+
+def find_quantization(tree: Tree) -> Iterator[Fault]:
+    """Each impossible combination as (path in the file, message)."""
+    if at(tree, "model", "lora", "quantize") is not None and at(tree, "launch", "strategy") == "fsdp2":
+        message = "FSDP2 cannot read its checkpoints again where weights have scales beside their 4-bit codes"
+        yield (
+            ("model", "lora", "quantize"),
+            f"{message}: take launch.strategy: ddp, zero1, zero2 or zero3",
+        )
