@@ -72,7 +72,9 @@ def _arguments() -> argparse.ArgumentParser:
     batch.add_argument("--gradient-checkpointing", action="store_true")
     batch.add_argument("--backbone", choices=BACKBONES, default="separate")
     batch.add_argument("--engine", help="the recipe's ppo.sampling.engine")
-    batch.add_argument("--dtype", help="the recipe's model.dtype, where it has one")
+    batch.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="of trained weights"
+    )
     decode = parser.add_argument_group("the engine alone")
     decode.add_argument("--decode-only", action="store_true")
     decode.add_argument("--lengths", choices=("equal", "geometric"), default="equal")
@@ -85,6 +87,7 @@ def _arguments() -> argparse.ArgumentParser:
     peer = parser.add_argument_group("a peer")
     peer.add_argument("--peer", choices=("trl",))
     peer.add_argument("--peer-python", default=sys.executable, help="a Python that can import trl 1.12")
+    peer.add_argument("--peer-path", default="", help="a folder that the peer alone imports from first")
     peer.add_argument("--rounds", type=int, default=1, help="of both sides in turn")
     return parser
 
@@ -126,6 +129,8 @@ def _beside_peer(arguments: argparse.Namespace) -> dict[str, Any]:
     ours, peers = (arguments.folder / f"{side}.json" for side in ("ours", "peer"))
     work = arguments.folder / "work.json"
     given = [*sys.argv[1:], "--inner", f"--json={ours}"]
+    given_path = [arguments.peer_path, os.environ.get("PYTHONPATH", "")]
+    peer_environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, given_path))}
     result: dict[str, list[dict[str, Any]]] = {"ours": [], "peer": []}
     for _ in range(arguments.rounds):
         subprocess.run([sys.executable, __file__, *given], check=True)
@@ -134,7 +139,7 @@ def _beside_peer(arguments: argparse.Namespace) -> dict[str, Any]:
         script = Path(__file__).with_name("bench_peer.py")
         with (arguments.folder / "peer.log").open("w", encoding="utf-8") as log:
             command = [arguments.peer_python, str(script), str(work), str(peers)]
-            subprocess.run(command, check=True, stdout=log)
+            subprocess.run(command, check=True, stdout=log, env=peer_environment)
         result["peer"].append(json.loads(peers.read_text(encoding="utf-8")))
     print("\n" + peer_table(result["ours"], result["peer"]), flush=True)
     return result
@@ -151,7 +156,7 @@ def _context(arguments: argparse.Namespace, *, steps: int) -> "StageContext":
     overrides = [*arguments.set, f"ppo.num_steps={steps}"]
     if arguments.engine is not None:
         overrides.append(f"ppo.sampling.engine={arguments.engine}")
-    if arguments.dtype is not None:
+    if arguments.dtype != "float32":
         overrides.append(f"model.dtype={arguments.dtype}")
     if arguments.recipe is not None:
         from memory_setting import recipe_context
