@@ -1,6 +1,7 @@
-"""What scripts/bench_memory.py runs PPO on: a random base, SFT and reward adapters on it in a registry, a recipe.
+"""What the benchmarks of PPO run it on: a random base, SFT and reward model made of it in a registry, a recipe.
 
-Adapters are random too, since memory does not ask what a model has learnt; so the reward model has no probe.
+They are random too, adapters or whole weights, since neither memory nor speed asks what a model has learnt; so the
+reward model has no probe.
 """
 
 import json
@@ -24,14 +25,13 @@ from transformers import (
 
 from rlhf.models.adapters import SCORE_HEAD
 from rlhf.models.tokenizer import load_tokenizer, train_tokenizer
-from rlhf.recipe import Recipe, Stage
-from rlhf.registry import Artefact
+from rlhf.recipe import Recipe, Stage, load_recipe
+from rlhf.registry import Artefact, Registry
 from rlhf.stages.context import StageContext
-from rlhf.stages.inputs import ModelInput, run_folder, stage_inputs
+from rlhf.stages.inputs import ModelInput, registry_folder, run_folder, stage_inputs
 from rlhf.stages.publish import publish
 
 NAME = "memory"
-NUM_PROMPTS = 64
 SEED = 0
 _PAD, _EOS = 0, 1
 _NO_MERGES = 261
@@ -49,6 +49,12 @@ class Setting:
         batch_size: responses in one forward and backward pass.
         rollout_batch_size: responses in one generation or scoring pass.
         prompt_tokens, response_tokens: of every row.
+        num_prompts: different prompts.
+        num_minibatches, num_epochs: of a step's updates; None: minibatches of one micro-batch.
+        lora: train adapters, of rank `LORA_RANK` on all linear layers, or all weights.
+        gradient_checkpointing: recompute activations.
+        short_every: every so many prompts, one of half the length; 0: none.
+        overrides: of the recipe, `a.b=c` each.
     """
 
     backbone: BackboneKind
@@ -58,6 +64,13 @@ class Setting:
     rollout_batch_size: int = 16
     prompt_tokens: int = 128
     response_tokens: int = 128
+    num_prompts: int = 64
+    num_minibatches: int | None = None
+    num_epochs: int = 1
+    lora: bool = True
+    gradient_checkpointing: bool = True
+    short_every: int = 0
+    overrides: tuple[str, ...] = ()
 
 
 def prepare_context(folder: Path, shape: Shape, setting: Setting) -> StageContext:
@@ -69,7 +82,7 @@ def prepare_context(folder: Path, shape: Shape, setting: Setting) -> StageContex
         setting: of the recipe.
     """
     _write_base(folder / "base", shape)
-    _write_prompts(folder / "prompts.jsonl", setting.prompt_tokens)
+    _write_prompts(folder / "prompts.jsonl", setting)
     recipe = make_recipe(folder, setting)
     base = ModelInput(path=str(folder / "base"))
     sft = _published(recipe, "sft", base, shape)
@@ -78,36 +91,49 @@ def prepare_context(folder: Path, shape: Shape, setting: Setting) -> StageContex
     return _context(recipe, "ppo", _given(sft), _given(reward))
 
 
+def recipe_context(file: Path, overrides: list[str], folder: Path) -> StageContext:
+    """PPO's context on the newest SFT and reward models of a recipe's workspace; PPO itself runs in `folder`."""
+    recipe = load_recipe(file, overrides)
+    registry = Registry(registry_folder(recipe))
+    sft, reward = (_given(registry.resolve(recipe.artefact_name(stage))) for stage in ("sft", "reward"))
+    context = StageContext(
+        recipe, stage_inputs(recipe, "ppo", policy=sft, reward_model=reward, data={}), folder
+    )
+    context.folder.mkdir(parents=True, exist_ok=True)
+    return context
+
+
 def make_recipe(folder: Path, setting: Setting) -> Recipe:
-    """LoRA of rank `LORA_RANK` on all linear layers, gradient checkpointing, one epoch of updates by one micro-batch each."""
+    """The setting as a recipe, with whatever its overrides change."""
     rows = {"train": str(folder / "prompts.jsonl")}
     training = {"learning_rate": 1e-5, "global_batch_size": 1, "per_device_batch_size": 1}
     ppo = {
         "backbone": setting.backbone,
-        "gradient_checkpointing": True,
+        "gradient_checkpointing": setting.gradient_checkpointing,
         "num_steps": setting.steps,
         "global_batch_size": setting.global_batch_size,
         "per_device_batch_size": setting.batch_size,
         "per_device_rollout_batch_size": setting.rollout_batch_size,
-        "num_minibatches": setting.global_batch_size // setting.batch_size,
-        "num_epochs": 1,
+        "num_minibatches": setting.num_minibatches or setting.global_batch_size // setting.batch_size,
+        "num_epochs": setting.num_epochs,
         "learning_rate": 1e-5,
         "max_prompt_length": setting.prompt_tokens,
         "sampling": {"max_new_tokens": setting.response_tokens},
         "save_every_steps": setting.steps,
     }
-    return Recipe.model_validate(
-        {
-            "name": NAME,
-            "workspace": str(folder / "workspace"),
-            "seed": SEED,
-            "model": {"path": str(folder / "base"), "lora": {"r": LORA_RANK}},
-            "data": {"sft": rows, "preference": rows, "prompts": rows},
-            "sft": training,
-            "reward": training,
-            "ppo": ppo,
-        }
-    )
+    recipe = {
+        "name": NAME,
+        "workspace": str(folder / "workspace"),
+        "seed": SEED,
+        "model": {"path": str(folder / "base"), "lora": {"r": LORA_RANK} if setting.lora else None},
+        "data": {"sft": rows, "preference": rows, "prompts": rows},
+        "sft": training,
+        "reward": training,
+        "ppo": ppo,
+    }
+    file = folder / "recipe.yaml"  # JSON is YAML
+    file.write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
+    return load_recipe(file, setting.overrides)
 
 
 def _write_base(folder: Path, shape: Shape) -> None:
@@ -132,9 +158,14 @@ def _config(shape: Shape) -> Qwen2Config:
     return Qwen2Config(**shape.config(), eos_token_id=_EOS, pad_token_id=_PAD, bos_token_id=None)
 
 
-def _write_prompts(path: Path, num_tokens: int) -> None:
+def _write_prompts(path: Path, setting: Setting) -> None:
     draw = random.Random(SEED)
-    texts = ["".join(draw.choices(string.ascii_lowercase, k=num_tokens)) for _ in range(NUM_PROMPTS)]
+    long, short = setting.prompt_tokens, max(1, setting.prompt_tokens // 2)
+    lengths = [
+        short if setting.short_every and place % setting.short_every == 0 else long
+        for place in range(setting.num_prompts)
+    ]
+    texts = ["".join(draw.choices(string.ascii_lowercase, k=length)) for length in lengths]
     path.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts), encoding="utf-8")
 
 
@@ -144,7 +175,8 @@ def _published(recipe: Recipe, stage: Stage, policy: ModelInput, shape: Shape) -
     found = context.registry.find(name, context.inputs.digest)
     if found is None:
         tokenizer = load_tokenizer(str(recipe.model.path))
-        publish(context, tokenizer, {}, partial(_save_adapter, stage, str(recipe.model.path), shape))
+        save = _save_whole if recipe.model.lora is None else _save_adapter
+        publish(context, tokenizer, {}, partial(save, stage, str(recipe.model.path), shape))
         found = context.registry.find(name, context.inputs.digest)
     assert found is not None
     return found
@@ -162,6 +194,20 @@ def _context(
 
 def _given(artefact: Artefact) -> ModelInput:
     return ModelInput(reference=artefact.reference, digest=artefact.digest)
+
+
+def _save_whole(stage: Stage, base: str, shape: Shape, folder: Path) -> None:
+    """The base itself as the SFT model; under the reward model other random weights."""
+    if stage == "sft":
+        for part in [*Path(base).glob("*.safetensors*"), *Path(base).glob("*config.json")]:
+            shutil.copy2(part, folder)
+        return
+    config = _config(shape)
+    config.num_labels = 1
+    torch.manual_seed(SEED)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = AutoModelForSequenceClassification.from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(folder, max_shard_size="4GB")
 
 
 def _save_adapter(stage: Stage, base: str, shape: Shape, folder: Path) -> None:
