@@ -16,7 +16,6 @@ import torch
 from bench_figures import STOP_ID, Row, Size, decode_figures, step_figures, stop_noise
 from torch import nn
 
-from rlhf.models.forward import pad_left
 from rlhf.models.load import output_head_of
 from rlhf.ppo.actor_critic import ActorCritic
 from rlhf.ppo.engines.base import Generation, GenerationEngine
@@ -168,7 +167,7 @@ def about(context: StageContext, trainer: PPOTrainer) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "engine": type(collector.engine).__name__,
         "size": size_of(policy),
-        "slots": collector.batch_size,
+        "slots": section.per_device_rollout_batch_size or section.per_device_batch_size,
         "bytes_per_value": 2 if is_bf16 else 4,
         "bytes_per_second": copy_bandwidth(accelerator.device),
         "work": work,
@@ -267,14 +266,12 @@ def _generate(trainer: PPOTrainer, prompts: list[list[int]], noise: torch.Tensor
     """The one place where the engine's interface is used."""
     model = cast(ActorCritic, trainer.accelerator.unwrap_model(trainer.model)).eval()
     engine: GenerationEngine = cast(Collector, trainer.collector).engine
-    sampling, device = trainer.section.sampling, trainer.accelerator.device
-    prompt_ids, prompt_mask = pad_left(prompts, device)
+    sampling = trainer.section.sampling
     with trainer.accelerator.autocast():
         return engine.generate(
             model.policy,
-            prompt_ids,
-            prompt_mask,
-            noise.to(device),
+            prompts,
+            noise,
             temperature=sampling.temperature,
             stop_ids=(STOP_ID,),
             top_p=sampling.top_p,

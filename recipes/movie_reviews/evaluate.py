@@ -40,7 +40,7 @@ from rlhf.registry import Artefact, Registry
 from rlhf.stages.context import check_probe, published_source
 from rlhf.stages.inputs import registry_folder
 from rlhf.stages.tokens.prompts import prompts
-from rlhf.stages.tokens.splits import recipe_split
+from rlhf.stages.tokens.splits import recipe_split, token_folder
 
 try:
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
@@ -126,13 +126,13 @@ class Panel:
         self.section, self.samples, self.seed, self.batch_size = section, samples, seed, batch_size
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(sft.path)
-        self.prompts: list[Prompt] = prompts(self.tokenizer, split, section).rows
+        self.prompts = list(prompts(self.tokenizer, split, section, cache=token_folder(recipe)).rows)
         self.reference = load_causal_lm(published_source(sft), trainable=False).to(self.device).eval()
         self.reward_model = load_reward_model(published_source(reward)).to(self.device).eval()
         if reward.manifest.probe is not None:
             check_probe(self.reward_model, reward.manifest.probe, reward.reference)
         stop = section.sampling.stop
-        self.engine = HFEngine(StopTexts(self.tokenizer, stop) if stop else None)
+        self.engine = HFEngine(stop_texts=StopTexts(self.tokenizer, stop) if stop else None)
         self.vader = SentimentIntensityAnalyzer()
 
     def answers(self, policy: nn.Module) -> Answers:
@@ -183,9 +183,8 @@ class Panel:
         )
         generation = self.engine.generate(
             policy,
-            prompt_ids,
-            prompt_mask,
-            torch.from_numpy(noise).to(self.device),
+            [prompt.token_ids for prompt, _ in jobs],
+            torch.from_numpy(noise),
             temperature=sampling.temperature,
             stop_ids=stop_ids,
             top_p=sampling.top_p,

@@ -249,7 +249,9 @@ def _ptx(
     split = stage_split(context, "sft.train")  # read where ptx_coef asks for it
     if split is None:
         return None
-    examples = demonstrations(tokenizer, split, ptx_section(context.recipe), cache=token_folder(context))
+    examples = demonstrations(
+        tokenizer, split, ptx_section(context.recipe), cache=token_folder(context.recipe)
+    )
     print(f"ptx: {examples}", flush=True)
     return PTX(
         TokenRows(examples.dataset, _ptx_row),
@@ -272,7 +274,7 @@ def _prompts(
         split = stage_split(context, key)
         found.append([])
         if split is not None:
-            read = prompts(tokenizer, split, section, cache=token_folder(context))
+            read = prompts(tokenizer, split, section, cache=token_folder(context.recipe))
             print(f"{name}: {read}", flush=True)
             found[-1] = read.rows
     return found[0], found[1]

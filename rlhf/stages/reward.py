@@ -44,7 +44,7 @@ def run(context: StageContext) -> bool:
     tokenizer = context.tokenizer(given)
     split, held_out_split = stage_split(context, "preference.train"), stage_split(context, "preference.eval")
     assert split is not None
-    cache = token_folder(context)
+    cache = token_folder(context.recipe)
     training = pairs(tokenizer, split, section, cache=cache)
     held_out = pairs(tokenizer, held_out_split, section, cache=cache) if held_out_split else None
     print(f"train: {training}\neval: {held_out}", flush=True)

@@ -36,7 +36,7 @@ def run(context: StageContext) -> bool:
     split, held_out_split = stage_split(context, "sft.train"), stage_split(context, "sft.eval")
     assert split is not None
     tokenizer, model = _start(context, section, split)
-    cache = token_folder(context)
+    cache = token_folder(context.recipe)
     training = demonstrations(tokenizer, split, section, cache=cache)
     held_out = demonstrations(tokenizer, held_out_split, section, cache=cache) if held_out_split else None
     print(f"train: {training}\neval: {held_out}", flush=True)

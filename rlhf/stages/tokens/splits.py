@@ -72,9 +72,9 @@ def stage_split(context: StageContext, key: str) -> Split | None:
     return recipe_split(context.recipe, context.stage, key, quarantine=file)
 
 
-def token_folder(context: StageContext) -> Path:
+def token_folder(recipe: Recipe) -> Path:
     """Where the workspace keeps tokens; it may be deleted at any time."""
-    return Path(context.recipe.workspace).absolute() / "cache" / "tokens"
+    return Path(recipe.workspace).absolute() / "cache" / "tokens"
 
 
 def _plain(value: Any) -> Any:
