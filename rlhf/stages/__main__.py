@@ -26,23 +26,25 @@ def main() -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     from transformers.utils import logging as transformers_logging
 
+    from rlhf.stages.ending import end_in_order
     from rlhf.stages.spikes import Rollback
 
     transformers_logging.disable_progress_bar()
     try:
-        if _run(run_folder, stage):
-            return 0
-        # A launcher turns every exit code into 1: the file says what this one means.
-        (run_folder / stage / STOPPED_FILE).touch()
-        return STOPPED_EXIT_CODE
+        code = 0 if _run(run_folder, stage) else STOPPED_EXIT_CODE
     except Rollback:
         (run_folder / stage / AGAIN_FILE).touch()
-        return 0
+        code = 0
     except RLHFError as error:
         write_last_words(errors, f"error: {error}")
         print(f"error: {error}", file=sys.stderr, flush=True)
         end_rank(error.exit_code)
         return error.exit_code
+    if code == STOPPED_EXIT_CODE:
+        # A launcher turns every exit code into 1: the file says what this one means.
+        (run_folder / stage / STOPPED_FILE).touch()
+    end_in_order(code)
+    return code
 
 
 def _run(run_folder: Path, stage: Stage) -> bool:
