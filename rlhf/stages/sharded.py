@@ -1,6 +1,6 @@
-"""What sharing out a model over processes (`launch.strategy`) asks of transformers' Trainer and of its checkpoints.
+"""What sharing out a model over processes (`launch.strategy`) asks of transformers' Trainer, and of all checkpoints.
 
-A checkpoint under FSDP2 holds whole tensors and goes on with any number of processes, one under ZeRO a part a process.
+One under DDP or FSDP2 holds whole tensors and goes on with any number of processes, one under ZeRO a part a process.
 """
 
 import os
@@ -21,6 +21,8 @@ from rlhf.errors import CheckpointError, StageError
 from rlhf.recipe.launch import LaunchSection
 
 _WRAPPERS = {"ddp": "DistributedDataParallel", "fsdp2": "FSDPModule"}
+_ZERO_PARTS = "*/*_optim_states.pt"
+"""A process's file in a checkpoint's folder of DeepSpeed, which Trainer and Accelerate give different names."""
 _ZERO12, _ZERO3, _FSDP2, _DDP = "zero1 or zero2", "zero3", "fsdp2", "ddp"
 
 
@@ -83,7 +85,7 @@ def require_loadable(accelerator: Accelerator, checkpoint: Path) -> None:
             f"{checkpoint} was saved with launch.strategy: {saved}, and cannot be read with {here}",
             f"Go on with launch.strategy: {saved}, or start the stage anew with --fresh.",
         )
-    parts = len(list(checkpoint.glob("global_step*/*_optim_states.pt")))
+    parts = len(list(checkpoint.glob(_ZERO_PARTS)))
     if parts not in (0, accelerator.num_processes):
         raise CheckpointError(
             f"{checkpoint} holds the optimizer in {parts} part(s), one a process, and {accelerator.num_processes} "
@@ -108,9 +110,9 @@ def _deepspeed_config() -> Any:
 
 
 def _layout_of(checkpoint: Path) -> str:
-    if any(checkpoint.glob("global_step*/zero_pp_rank_*_model_states.pt")):
+    if any(checkpoint.glob("*/zero_pp_rank_*_model_states.pt")):
         return _ZERO3
-    if any(checkpoint.glob("global_step*")):
+    if any(checkpoint.glob(_ZERO_PARTS)):
         return _ZERO12
     return _FSDP2 if any(checkpoint.glob("pytorch_model_fsdp*")) else _DDP
 

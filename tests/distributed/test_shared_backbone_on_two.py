@@ -17,7 +17,7 @@ from rlhf.stages.inputs import INPUTS_FILE, RECIPE_FILE
 
 pytestmark = pytest.mark.distributed
 
-RANK = Path(__file__).parent / "ppo_rank.py"
+RANK = Path(__file__).parent / "stage_rank.py"
 PPO = {"per_device_batch_size": 2, "learning_rate": 0.01, "gradient_checkpointing": True}
 TIMES = {"time", "eps", "time/rollout_seconds", "time/update_seconds"}
 
@@ -29,7 +29,7 @@ def by_torchrun(recipe, made):
     (context.folder / INPUTS_FILE).write_text(context.inputs.model_dump_json(), encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
-        [*command, str(RANK), str(context.run_folder)],
+        [*command, str(RANK), str(context.run_folder), "ppo"],
         env=environment(),
         capture_output=True,
         text=True,
@@ -60,7 +60,7 @@ def test_line_25_two_processes_share_as_one_process_with_separate_models_does(tm
     folder = by_torchrun(two, made)
     for rank in (0, 1):
         noted = json.loads((folder / f"rank-{rank}.json").read_text(encoding="utf-8"))
-        assert noted == {"processes": 2, "wrapper": "DistributedDataParallel"}
+        assert (noted["processes"], noted["wrapper"]) == (2, "DistributedDataParallel")
     for first, second in zip(lines(context_of(recipe, "ppo", made).folder), lines(folder), strict=True):
         assert second == pytest.approx(first, abs=1e-4)
     one, other = made["ppo"].path, recipe.workspace + "/registry/two/1"
