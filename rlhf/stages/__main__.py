@@ -49,6 +49,7 @@ def main() -> int:
 
 def _run(run_folder: Path, stage: Stage) -> bool:
     from rlhf.stages.context import StageContext
+    from rlhf.stages.footprint import peak_memory
     from rlhf.stages.sharded import prepare_process
 
     prepare_process()
@@ -59,7 +60,9 @@ def _run(run_folder: Path, stage: Stage) -> bool:
         from rlhf.stages.reward import run
     else:
         from rlhf.stages.ppo import run
-    return run(context)
+    done = run(context)
+    print(f"rank {os.environ.get('RANK', '0')}: peak memory {peak_memory()}", flush=True)
+    return done
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from rlhf.stages.offending import write_offending
 from rlhf.stages.ppo_samples import TABLES_FOLDER, write_table
 from rlhf.stages.rollout_records import ROLLOUTS_FOLDER, write_rollout
 from rlhf.stages.saving import save
-from rlhf.stages.sharded import require_loadable
+from rlhf.stages.sharded import require_layout, require_loadable
 from rlhf.stages.signals import stop_requested
 from rlhf.stages.spikes import passed_over, stop_or_roll_back
 
@@ -49,8 +49,11 @@ class PPOSink:
         Raises:
             CheckpointError: it was written under another strategy, or by processes that ZeRO cannot deal out anew; it
                 lacks a piece; or the best one is gone.
+            StageError: these processes are not those that the recipe asks for.
         """
         accelerator = self.accelerator
+        layout = require_layout(accelerator, trainer.model, self.context.recipe.launch)
+        print(f"runs as: {layout}", flush=True)
         accelerator.register_for_checkpointing(trainer)
         newest = first_rank(accelerator, self.checkpoints.recover)
         if newest is not None:

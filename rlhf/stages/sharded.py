@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType
 from peft.peft_model import PeftModel
+from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import Trainer
 from transformers.integrations import deepspeed
@@ -54,8 +55,13 @@ def loading_whole() -> Generator[None]:
             deepspeed.set_hf_deepspeed_config(config)
 
 
-def require_layout(trainer: Trainer, launch: LaunchSection) -> str:
+def require_layout(accelerator: Accelerator, model: nn.Module, launch: LaunchSection) -> str:
     """Make sure that the prepared model is spread over processes as the recipe says, and not silently in another way.
+
+    Args:
+        accelerator: Accelerate's handle on the processes.
+        model: prepared.
+        launch: the recipe's.
 
     Returns:
         What it is, for the log.
@@ -63,7 +69,7 @@ def require_layout(trainer: Trainer, launch: LaunchSection) -> str:
     Raises:
         StageError: another number of processes, or another wrapper around the model.
     """
-    model, processes = trainer.model_wrapped, trainer.accelerator.num_processes
+    processes = accelerator.num_processes
     wrapper = "FSDPModule" if isinstance(model, FSDPModule) else type(model).__name__
     expected = wrapper
     if launch.accelerate_config is None and (launch.world_size > 1 or launch.strategy != "ddp"):
@@ -74,7 +80,7 @@ def require_layout(trainer: Trainer, launch: LaunchSection) -> str:
             "The launcher or Accelerate took another way than launch says: look at the variables ACCELERATE_* and FSDP_* "
             "of the environment.",
         )
-    return f"{processes} process(es), {wrapper}, {trainer.accelerator.device.type}"
+    return f"{processes} process(es), {wrapper}, {accelerator.device.type}"
 
 
 def require_loadable(accelerator: Accelerator, checkpoint: Path) -> None:

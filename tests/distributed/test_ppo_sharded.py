@@ -115,7 +115,8 @@ def stages(tmp_path_factory):
     for kind in ("full", "lora"):
         folder = tmp_path_factory.mktemp(kind)
         changes = {
-            "ppo": {"per_device_batch_size": 2, "learning_rate": 0.003, "gradient_checkpointing": True}
+            **{stage: {"per_device_batch_size": 4} for stage in ("sft", "reward")},
+            "ppo": {"per_device_batch_size": 2, "learning_rate": 0.003, "gradient_checkpointing": True},
         }
         if kind == "lora":
             base = folder / "base"
@@ -155,12 +156,14 @@ def test_a_stage_ends_where_a_whole_process_does_and_goes_on_from_a_checkpoint_a
     section = recipe.ppo.model_copy(update={"publish_as": name})
     recipe_here = recipe.model_copy(update={"name": name, "ppo": section})
     context = context_of(recipe_here, "ppo", made)
-    (context.run_folder / RECIPE_FILE).write_text(recipe_here.model_dump_json(), encoding="utf-8")
     (context.folder / INPUTS_FILE).write_text(context.inputs.model_dump_json(), encoding="utf-8")
     processes = STRATEGIES[strategy]
 
     def run(num):
         """On that many processes; they go on from step..."""
+        launch = LaunchSection(strategy=strategy, num_processes=num)
+        written = recipe_here.model_copy(update={"launch": launch}).model_dump_json()
+        (context.run_folder / RECIPE_FILE).write_text(written, encoding="utf-8")
         torchrun("stage_rank.py", context.run_folder, strategy, num, tmp_path / "deepspeed.json", "ppo")
         read = notes(context.folder, processes)[:num]
         wrapper = "FSDPModule" if strategy == "fsdp2" else "DeepSpeedEngine"

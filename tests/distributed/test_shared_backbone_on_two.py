@@ -12,6 +12,7 @@ from tiny import environment
 
 from rlhf.models.load import scratch_causal_lm
 from rlhf.models.tokenizer import train_tokenizer
+from rlhf.recipe.launch import LaunchSection
 from rlhf.recipe.model import ScratchModel
 from rlhf.stages.inputs import INPUTS_FILE, RECIPE_FILE
 
@@ -52,11 +53,13 @@ def test_line_25_two_processes_share_as_one_process_with_separate_models_does(tm
     scratch_causal_lm(spec, eos_token_id=1, pad_token_id=0, seed=1).save_pretrained(base)
     train_tokenizer(["The cat is good. The dog is bad."] * 3, 300).save_pretrained(base)
     model = {"scratch": None, "path": str(base), "lora": {"r": 4, "alpha": 8}}
-    recipe, made = tiny(tmp_path, {"model": model, "ppo": PPO}), {}
+    training = {"per_device_batch_size": 4}  # so that the recipe holds for two processes too
+    recipe, made = tiny(tmp_path, {"model": model, "sft": training, "reward": training, "ppo": PPO}), {}
     for stage in ("sft", "reward", "ppo"):
         made[stage] = run_stage_here(recipe, stage, made)
     section = recipe.ppo.model_copy(update={"backbone": "shared", "publish_as": "two"})
-    two = recipe.model_copy(update={"name": "two", "ppo": section})
+    launch = LaunchSection(num_processes=2)
+    two = recipe.model_copy(update={"name": "two", "ppo": section, "launch": launch})
     folder = by_torchrun(two, made)
     for rank in (0, 1):
         noted = json.loads((folder / f"rank-{rank}.json").read_text(encoding="utf-8"))
