@@ -13,12 +13,13 @@ from rlhf.errors import RLHFError
 from rlhf.recipe import Stage
 from rlhf.stages.inputs import AGAIN_FILE, ERRORS_FOLDER, STOP_FILE, STOPPED_EXIT_CODE, STOPPED_FILE
 from rlhf.stages.last_words import end_rank, keep_tracebacks, write_last_words
-from rlhf.stages.signals import die_with_parent, listen_for_stop
+from rlhf.stages.signals import die_with_parent, die_with_siblings, listen_for_stop
 
 
 def main() -> int:
     """Run one stage."""
     die_with_parent()
+    die_with_siblings()
     run_folder, stage = Path(sys.argv[1]), cast(Stage, sys.argv[2])
     listen_for_stop(run_folder / stage / STOP_FILE)
     errors = run_folder / stage / ERRORS_FOLDER

@@ -13,6 +13,8 @@ import sys
 import torch
 from accelerate import PartialState
 
+from rlhf.stages.signals import siblings_may_leave
+
 
 def end_in_order(code: int) -> None:
     """End this process as one of those that a launcher started; return where none did.
@@ -27,6 +29,7 @@ def end_in_order(code: int) -> None:
     if torch.distributed.is_initialized():
         state = PartialState()
         state.wait_for_everyone()
+        siblings_may_leave()
         state.destroy_process_group()
     atexit._run_exitfuncs()  # trackers send what they still hold
     sys.stdout.flush()
