@@ -18,7 +18,7 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import Trainer
 from transformers.integrations import deepspeed
 
-from rlhf.errors import CheckpointError, StageError
+from rlhf.errors import CheckpointError, RecipeError, StageError
 from rlhf.recipe.launch import LaunchSection
 
 _WRAPPERS = {"ddp": "DistributedDataParallel", "fsdp2": "FSDPModule"}
@@ -31,6 +31,15 @@ def prepare_process() -> None:
     """Tell DeepSpeed where there is no GPU, before anything imports it: it takes one for granted."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+def require_device_for_offload(launch: LaunchSection) -> None:
+    """Raise RecipeError for `launch.cpu_offload` without a GPU: FSDP2 fails in the middle of torch then, ZeRO gains nothing."""
+    if launch.cpu_offload and not torch.cuda.is_available():
+        raise RecipeError(
+            "launch.cpu_offload moves what lies on a GPU to the CPU's memory, and this machine has no GPU that torch can use",
+            "Leave it out: --set launch.cpu_offload=false.",
+        )
 
 
 def let_cpus_shard() -> None:

@@ -1,4 +1,4 @@
-"""Which checkpoints a stage may go on from under a strategy and a number of processes, told by their files."""
+"""What a stage refuses of its layout: checkpoints of another strategy or number of processes, offload without a GPU."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,8 +7,9 @@ from typing import Any, cast
 import pytest
 from accelerate.utils import DistributedType
 
-from rlhf.errors import CheckpointError
-from rlhf.stages.sharded import require_loadable
+from rlhf.errors import CheckpointError, RecipeError
+from rlhf.recipe.launch import LaunchSection
+from rlhf.stages.sharded import require_device_for_offload, require_loadable
 
 PLAIN = ["model.safetensors", "optimizer.bin", "random_states_0.pkl"]
 FSDP2 = ["pytorch_model_fsdp.bin", "optimizer.bin"]
@@ -81,3 +82,13 @@ def test_another_strategy_is_refused(
 ) -> None:
     with pytest.raises(CheckpointError, match=f"launch.strategy: {saved}, and cannot be read with {wanted}"):
         require_loadable(here(kind, 1, stage), written(tmp_path, files))
+
+
+def test_offload_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    require_device_for_offload(LaunchSection(strategy="fsdp2"))
+    with pytest.raises(RecipeError, match="this machine has no GPU") as caught:
+        require_device_for_offload(LaunchSection(strategy="fsdp2", cpu_offload=True))
+    assert "launch.cpu_offload=false" in str(caught.value)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    require_device_for_offload(LaunchSection(strategy="fsdp2", cpu_offload=True))
