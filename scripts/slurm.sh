@@ -32,7 +32,15 @@ if [ "$machines" -gt 1 ]; then
     launch+=(--set "launch.prefix=[srun, --ntasks-per-node=1, --kill-on-bad-exit=1]")
 fi
 
-rlhf run "$@" "${launch[@]}" &
+arguments=()
+for argument in "$@"; do
+    # A job that comes back from the queue goes on: it must not begin anew.
+    if [ "$argument" != --fresh ] || [ "${SLURM_RESTART_COUNT:-0}" -eq 0 ]; then
+        arguments+=("$argument")
+    fi
+done
+
+rlhf run "${arguments[@]}" "${launch[@]}" &
 run=$!
 trap 'kill -TERM "$run" 2>/dev/null' TERM INT
 wait "$run"

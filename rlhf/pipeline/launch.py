@@ -84,7 +84,7 @@ def _run_once(
         log.write(f"\n$ {' '.join(command)}\n")
         log.flush()
         start_of_log = log.tell()
-        return start_of_log, *_wait(command, log, _environment(recipe), on_poll, stop_file)
+        return start_of_log, *_wait(command, log, stage_environment(recipe), on_poll, stop_file)
 
 
 def _wait(
@@ -165,7 +165,8 @@ def _before_exec(parent: int, *, ignore: Sequence[signal.Signals]) -> Callable[[
     return prepare
 
 
-def _environment(recipe: Recipe) -> dict[str, str]:
+def stage_environment(recipe: Recipe) -> dict[str, str]:
+    """This process's environment, with what the recipe's `launch` asks for."""
     launch = recipe.launch
     environment = os.environ | strategy_environment(launch)
     environment.setdefault("PYTHONUNBUFFERED", "1")

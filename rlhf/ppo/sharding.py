@@ -14,6 +14,7 @@ from accelerate.utils import DistributedType, disable_fsdp_ram_efficient_loading
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
 from rlhf.errors import RecipeError
 from rlhf.ppo import zero
@@ -22,7 +23,23 @@ from rlhf.recipe.sharding_combinations import find_sharding
 
 
 class PPOAccelerator(Accelerator):
-    """As Accelerator; under DeepSpeed too, `autocast` is what lowers the precision."""
+    """As Accelerator, but for two things.
+
+    Under DeepSpeed too, `autocast` is what lowers the precision. A checkpoint under DDP names weights as one process
+    does, so that any number of processes goes on from it.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        """Accelerator's."""
+        super().__init__(**kwargs)
+        self.register_load_state_pre_hook(self._load_without_wrapper)
+
+    def get_state_dict(self, model: nn.Module, unwrap: bool = True) -> Any:
+        """See `Accelerator.get_state_dict`."""
+        return super().get_state_dict(model, unwrap or isinstance(model, DistributedDataParallel))
+
+    def _load_without_wrapper(self, models: list[nn.Module], folder: str) -> None:
+        models[:] = [cast(nn.Module, self.unwrap_model(model)) for model in models]
 
     def autocast(self, autocast_handler: Any = None) -> Any:
         """See `Accelerator.autocast`."""

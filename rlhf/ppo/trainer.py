@@ -165,26 +165,19 @@ class PPOTrainer:
             "ema": None if self.ema is None else self.ema.state_dict(),
             "gradient_norms": self.updater.gradient_norms.state_dict(),
             "micro_batches": self.updater.micro_batches.state_dict(),
-            "num_processes": self.accelerator.num_processes,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict`.
 
         Raises:
-            CheckpointError: a missing piece, or another number of processes, whose state it cannot hold.
+            CheckpointError: a missing piece.
         """
         parts = {"watch": self.watch, "evaluator": self.evaluator, "ema": self.ema}
         missing = {name for name in _STATE if name not in state}
         missing |= {name for name, part in parts.items() if part is not None and state.get(name) is None}
         if missing:
             raise CheckpointError(f"the checkpoint's trainer state lacks {sorted(missing)}")
-        written_by, here = state.get("num_processes"), self.accelerator.num_processes
-        if written_by != here:
-            raise CheckpointError(
-                f"the checkpoint was written by {written_by} processes, these are {here}",
-                f"Go on with launch.num_processes: {written_by}, or start anew with --fresh.",
-            )
         self.step = int(state["step"])
         self.kl.load_state_dict(state["kl"])
         self.shaping.load_state_dict(state["shaping"])

@@ -54,7 +54,8 @@ class CheckpointingTrainer(Trainer):
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer's; then the model must lie on the processes as the recipe says."""
         prepared = super()._prepare_for_training(*args, **kwargs)
-        print(f"runs as: {require_layout(self, self.launch)}", flush=True)
+        model = cast(torch.nn.Module, self.model_wrapped)
+        print(f"runs as: {require_layout(self.accelerator, model, self.launch)}", flush=True)
         return prepared
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:

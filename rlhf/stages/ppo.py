@@ -73,6 +73,7 @@ def run(context: StageContext) -> bool:
             trainer.published_metrics(),
             lambda folder: _save(accelerator, trainer.model, tokenizer, folder),
         )
+    accelerator.wait_for_everyone()  # the first one publishes
     accelerator.end_training()
     return True
 

@@ -21,6 +21,7 @@ from rlhf.stages.offending import write_offending
 from rlhf.stages.ppo_samples import TABLES_FOLDER, write_table
 from rlhf.stages.rollout_records import ROLLOUTS_FOLDER, write_rollout
 from rlhf.stages.saving import save
+from rlhf.stages.sharded import require_layout, require_loadable
 from rlhf.stages.signals import stop_requested
 from rlhf.stages.spikes import passed_over, stop_or_roll_back
 
@@ -46,12 +47,17 @@ class PPOSink:
         """Go on from the newest complete checkpoint, if there is one; every rank must find the same.
 
         Raises:
-            CheckpointError: it was written by another number of processes, or lacks a piece; or the best one is gone.
+            CheckpointError: it was written under another strategy, or by processes that ZeRO cannot deal out anew; it
+                lacks a piece; or the best one is gone.
+            StageError: these processes are not those that the recipe asks for.
         """
         accelerator = self.accelerator
+        layout = require_layout(accelerator, trainer.model, self.context.recipe.launch)
+        print(f"runs as: {layout}", flush=True)
         accelerator.register_for_checkpointing(trainer)
         newest = first_rank(accelerator, self.checkpoints.recover)
         if newest is not None:
+            require_loadable(accelerator, newest.path)
             accelerator.load_state(str(newest.path))
             if trainer.step != newest.step:
                 raise CheckpointError(f"{newest.path} holds step {trainer.step}, not {newest.step}")

@@ -1,6 +1,6 @@
-"""What sharing out a model over processes (`launch.strategy`) asks of transformers' Trainer and of its checkpoints.
+"""What sharing out a model over processes (`launch.strategy`) asks of transformers' Trainer, and of all checkpoints.
 
-A checkpoint under FSDP2 holds whole tensors and goes on with any number of processes, one under ZeRO a part a process.
+One under DDP or FSDP2 holds whole tensors and goes on with any number of processes, one under ZeRO a part a process.
 """
 
 import os
@@ -13,14 +13,17 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType
 from peft.peft_model import PeftModel
+from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import Trainer
 from transformers.integrations import deepspeed
 
-from rlhf.errors import CheckpointError, StageError
+from rlhf.errors import CheckpointError, RecipeError, StageError
 from rlhf.recipe.launch import LaunchSection
 
 _WRAPPERS = {"ddp": "DistributedDataParallel", "fsdp2": "FSDPModule"}
+_ZERO_PARTS = "*/*_optim_states.pt"
+"""A process's file in a checkpoint's folder of DeepSpeed, which Trainer and Accelerate give different names."""
 _ZERO12, _ZERO3, _FSDP2, _DDP = "zero1 or zero2", "zero3", "fsdp2", "ddp"
 
 
@@ -28,6 +31,15 @@ def prepare_process() -> None:
     """Tell DeepSpeed where there is no GPU, before anything imports it: it takes one for granted."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+def require_device_for_offload(launch: LaunchSection) -> None:
+    """Raise RecipeError for `launch.cpu_offload` without a GPU: FSDP2 fails in the middle of torch then, ZeRO gains nothing."""
+    if launch.cpu_offload and not torch.cuda.is_available():
+        raise RecipeError(
+            "launch.cpu_offload moves what lies on a GPU to the CPU's memory, and this machine has no GPU that torch can use",
+            "Leave it out: --set launch.cpu_offload=false.",
+        )
 
 
 def let_cpus_shard() -> None:
@@ -52,8 +64,13 @@ def loading_whole() -> Generator[None]:
             deepspeed.set_hf_deepspeed_config(config)
 
 
-def require_layout(trainer: Trainer, launch: LaunchSection) -> str:
+def require_layout(accelerator: Accelerator, model: nn.Module, launch: LaunchSection) -> str:
     """Make sure that the prepared model is spread over processes as the recipe says, and not silently in another way.
+
+    Args:
+        accelerator: Accelerate's handle on the processes.
+        model: prepared.
+        launch: the recipe's.
 
     Returns:
         What it is, for the log.
@@ -61,7 +78,7 @@ def require_layout(trainer: Trainer, launch: LaunchSection) -> str:
     Raises:
         StageError: another number of processes, or another wrapper around the model.
     """
-    model, processes = trainer.model_wrapped, trainer.accelerator.num_processes
+    processes = accelerator.num_processes
     wrapper = "FSDPModule" if isinstance(model, FSDPModule) else type(model).__name__
     expected = wrapper
     if launch.accelerate_config is None and (launch.world_size > 1 or launch.strategy != "ddp"):
@@ -72,7 +89,7 @@ def require_layout(trainer: Trainer, launch: LaunchSection) -> str:
             "The launcher or Accelerate took another way than launch says: look at the variables ACCELERATE_* and FSDP_* "
             "of the environment.",
         )
-    return f"{processes} process(es), {wrapper}, {trainer.accelerator.device.type}"
+    return f"{processes} process(es), {wrapper}, {accelerator.device.type}"
 
 
 def require_loadable(accelerator: Accelerator, checkpoint: Path) -> None:
@@ -83,7 +100,7 @@ def require_loadable(accelerator: Accelerator, checkpoint: Path) -> None:
             f"{checkpoint} was saved with launch.strategy: {saved}, and cannot be read with {here}",
             f"Go on with launch.strategy: {saved}, or start the stage anew with --fresh.",
         )
-    parts = len(list(checkpoint.glob("global_step*/*_optim_states.pt")))
+    parts = len(list(checkpoint.glob(_ZERO_PARTS)))
     if parts not in (0, accelerator.num_processes):
         raise CheckpointError(
             f"{checkpoint} holds the optimizer in {parts} part(s), one a process, and {accelerator.num_processes} "
@@ -108,9 +125,9 @@ def _deepspeed_config() -> Any:
 
 
 def _layout_of(checkpoint: Path) -> str:
-    if any(checkpoint.glob("global_step*/zero_pp_rank_*_model_states.pt")):
+    if any(checkpoint.glob("*/zero_pp_rank_*_model_states.pt")):
         return _ZERO3
-    if any(checkpoint.glob("global_step*")):
+    if any(checkpoint.glob(_ZERO_PARTS)):
         return _ZERO12
     return _FSDP2 if any(checkpoint.glob("pytorch_model_fsdp*")) else _DDP
 

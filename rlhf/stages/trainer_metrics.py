@@ -7,7 +7,7 @@ from transformers import TrainerCallback
 from transformers.training_args import TrainingArguments
 
 from rlhf.metrics import MetricsLog
-from rlhf.stages.trainer_sums import Sums, give_sums, load_sums, save_sums, sums_of
+from rlhf.stages.trainer_sums import Sums, give_sums, load_sums, save_sums, sums_of, total_loss
 
 
 class TrainerMetrics(TrainerCallback):
@@ -67,7 +67,7 @@ class TrainerMetrics(TrainerCallback):
             if not made:
                 return
             # Trainer divides by the steps of this process alone.
-            numbers["train_loss"] = self.trainer._total_loss_scalar / len(made)
+            numbers["train_loss"] = total_loss(self.trainer) / len(made)
         if self.log is not None and numbers:
             self.log.write(state.global_step, numbers)
 

@@ -57,6 +57,16 @@ def give_sums(trainer: Any, sums: Sums) -> None:
     trainer.model.train(sums.is_training)
 
 
+def total_loss(trainer: Any) -> float:
+    """The loss of all steps, over all ranks, where training has ended; every rank calls it.
+
+    For the steps since the last line of metrics Trainer adds what its own process has, and so logs that of rank 0.
+    """
+    mine = trainer._tr_loss.reshape(1)
+    everybodys = torch.as_tensor(trainer.accelerator.gather(mine)).mean()
+    return trainer._total_loss_scalar + float(everybodys - mine)
+
+
 def save_sums(accelerator: Accelerator, sums: Sums, folder: Path, **further: int) -> None:
     """Write them, and further numbers, into a checkpoint; every rank calls it, the first one writes."""
     losses = accelerator.gather(sums.loss.reshape(1))

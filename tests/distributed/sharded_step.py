@@ -21,6 +21,7 @@ from rlhf.ppo.episodes import Episode, collate
 from rlhf.ppo.sharding import PPOAccelerator, prepare, prepare_accelerator, whole_state, whole_weights
 from rlhf.ppo.update import Updater
 from rlhf.recipe.ppo import PPOSection
+from rlhf.stages.ending import end_in_order
 from rlhf.stages.sharded import let_cpus_shard, prepare_process
 
 LENGTHS = (20, 17, 2, 20)
@@ -112,7 +113,7 @@ def main(folder: Path) -> None:
     (folder / f"rank-{accelerator.process_index}.json").write_text(json.dumps(note), encoding="utf-8")
     if accelerator.is_main_process:
         save_file({name: value.clone() for name, value in state.items()}, folder / "after.safetensors")
-    accelerator.wait_for_everyone()
+    end_in_order(0)
 
 
 def generate(model: ActorCritic, num_tokens: int) -> list[int]:

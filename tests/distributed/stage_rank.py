@@ -1,4 +1,4 @@
-"""One rank of an SFT or reward stage: `stage_rank.py RUN_FOLDER STAGE`; writes down what it really ran as."""
+"""One rank of one stage or of several: `stage_rank.py RUN_FOLDER STAGE…`; writes down what it really ran as."""
 
 import json
 import sys
@@ -6,18 +6,35 @@ from pathlib import Path
 
 from torch.distributed.fsdp import FSDPModule
 
-from rlhf.stages import hf_trainer, reward, sft
+from rlhf.ppo.trainer import PPOTrainer
+from rlhf.stages import hf_trainer, ppo, reward, sft
 from rlhf.stages.context import StageContext
+from rlhf.stages.ending import end_in_order
 from rlhf.stages.sharded import prepare_process
 
-stage = sys.argv[2]
+run_folder, stages = Path(sys.argv[1]), sys.argv[2:]
 prepare_process()
-context = StageContext.read(Path(sys.argv[1]), stage)
+contexts = {stage: StageContext.read(run_folder, stage) for stage in stages}
 real_train = hf_trainer.train
 
 
-def train(trainer, *arguments):
-    """As the runners' own, with a note of processes, wrapper, and how much of the weights this rank holds."""
+def write_note(stage, accelerator, wrapped, **more):
+    """Number of processes, wrapper class, and how much of the weights this rank holds."""
+    local = sum(
+        (each.to_local() if hasattr(each, "to_local") else each).numel() for each in wrapped.parameters()
+    )
+    note = {
+        "processes": accelerator.num_processes,
+        "wrapper": "FSDPModule" if isinstance(wrapped, FSDPModule) else type(wrapped).__name__,
+        "local": local,
+        **more,
+    }
+    path = contexts[stage].folder / f"rank-{accelerator.process_index}.json"
+    path.write_text(json.dumps(note), encoding="utf-8")
+
+
+def train(trainer, context, section):
+    """As the runners' own, with a note that has each step's gradient norm."""
     norms = []
     real_norm = trainer._get_grad_norm
 
@@ -27,21 +44,22 @@ def train(trainer, *arguments):
         return norm
 
     trainer._get_grad_norm = noted
-    done = real_train(trainer, *arguments)
-    model = trainer.model_wrapped
-    local = sum(
-        (each.to_local() if hasattr(each, "to_local") else each).numel() for each in model.parameters()
-    )
-    note = {
-        "processes": trainer.accelerator.num_processes,
-        "wrapper": "FSDPModule" if isinstance(model, FSDPModule) else type(model).__name__,
-        "local": local,
-        "norms": norms,
-    }
-    path = context.folder / f"rank-{trainer.accelerator.process_index}.json"
-    path.write_text(json.dumps(note), encoding="utf-8")
+    done = real_train(trainer, context, section)
+    write_note(context.stage, trainer.accelerator, trainer.model_wrapped, norms=norms)
     return done
 
 
+class Noted(PPOTrainer):
+    """Leaves its note before it trains."""
+
+    def train(self) -> bool:
+        """As PPOTrainer."""
+        write_note("ppo", self.accelerator, self.model, resumed_from=self.step)
+        return super().train()
+
+
 sft.train = reward.train = train
-{"sft": sft.run, "reward": reward.run}[stage](context)
+ppo.PPOTrainer = Noted
+for name in stages:
+    {"sft": sft.run, "reward": reward.run, "ppo": ppo.run}[name](contexts[name])
+end_in_order(0)

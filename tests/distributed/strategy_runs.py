@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from stage_runs import context_of, tiny
@@ -10,7 +11,7 @@ from tiny import environment, write_rows
 from rlhf.pipeline.strategy import launcher_command, strategy_environment
 from rlhf.recipe import Recipe, Stage
 from rlhf.registry import Artefact
-from rlhf.stages.inputs import INPUTS_FILE, RECIPE_FILE
+from rlhf.stages.inputs import INPUTS_FILE, RECIPE_FILE, run_folder
 
 LENGTHS = (1, 2, 20, 40, 3, 30, 12, 5)
 ONE_STEP = {
@@ -45,12 +46,20 @@ def ragged(folder: Path, start: Artefact | None = None, *, launch=None, model=No
 
 def run_spread(recipe: Recipe, stage: Stage) -> tuple[Artefact | None, list[dict]]:
     """Run a stage's ranks as the pipeline starts them: what they published, and what each wrote down of itself."""
-    context = context_of(recipe, stage)
-    (context.run_folder / RECIPE_FILE).write_text(recipe.model_dump_json(), encoding="utf-8")
-    (context.folder / INPUTS_FILE).write_text(context.inputs.model_dump_json(), encoding="utf-8")
+    return run_spread_stages(recipe, [stage])[stage]
+
+
+def run_spread_stages(
+    recipe: Recipe, stages: Sequence[Stage], made: dict[Stage, Artefact] | None = None
+) -> dict[Stage, tuple[Artefact | None, list[dict]]]:
+    """Run several stages, one after the other, in the same ranks, each from the artefacts in `made`."""
+    contexts = {stage: context_of(recipe, stage, made) for stage in stages}
+    for context in contexts.values():
+        (context.run_folder / RECIPE_FILE).write_text(recipe.model_dump_json(), encoding="utf-8")
+        (context.folder / INPUTS_FILE).write_text(context.inputs.model_dump_json(), encoding="utf-8")
     script = Path(__file__).with_name("stage_rank.py")
     done = subprocess.run(
-        [*launcher_command(recipe.launch), str(script), str(context.run_folder), stage],
+        [*launcher_command(recipe.launch), str(script), str(run_folder(recipe)), *stages],
         env=environment(**strategy_environment(recipe.launch)),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -59,5 +68,10 @@ def run_spread(recipe: Recipe, stage: Stage) -> tuple[Artefact | None, list[dict
         check=False,
     )
     assert done.returncode == 0, done.stdout[-6000:]
-    notes = [json.loads(path.read_text()) for path in sorted(context.folder.glob("rank-*.json"))]
-    return context.registry.find(recipe.artefact_name(stage), context.inputs.digest), notes
+    return {
+        stage: (
+            context.registry.find(recipe.artefact_name(stage), context.inputs.digest),
+            [json.loads(path.read_text()) for path in sorted(context.folder.glob("rank-*.json"))],
+        )
+        for stage, context in contexts.items()
+    }

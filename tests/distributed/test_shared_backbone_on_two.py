@@ -12,12 +12,13 @@ from tiny import environment
 
 from rlhf.models.load import scratch_causal_lm
 from rlhf.models.tokenizer import train_tokenizer
+from rlhf.recipe.launch import LaunchSection
 from rlhf.recipe.model import ScratchModel
 from rlhf.stages.inputs import INPUTS_FILE, RECIPE_FILE
 
 pytestmark = pytest.mark.distributed
 
-RANK = Path(__file__).parent / "ppo_rank.py"
+RANK = Path(__file__).parent / "stage_rank.py"
 PPO = {"per_device_batch_size": 2, "learning_rate": 0.01, "gradient_checkpointing": True}
 TIMES = {
     "time",
@@ -36,7 +37,7 @@ def by_torchrun(recipe, made):
     (context.folder / INPUTS_FILE).write_text(context.inputs.model_dump_json(), encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
-        [*command, str(RANK), str(context.run_folder)],
+        [*command, str(RANK), str(context.run_folder), "ppo"],
         env=environment(),
         capture_output=True,
         text=True,
@@ -59,15 +60,17 @@ def test_line_25_two_processes_share_as_one_process_with_separate_models_does(tm
     scratch_causal_lm(spec, eos_token_id=1, pad_token_id=0, seed=1).save_pretrained(base)
     train_tokenizer(["The cat is good. The dog is bad."] * 3, 300).save_pretrained(base)
     model = {"scratch": None, "path": str(base), "lora": {"r": 4, "alpha": 8}}
-    recipe, made = tiny(tmp_path, {"model": model, "ppo": PPO}), {}
+    training = {"per_device_batch_size": 4}  # so that the recipe holds for two processes too
+    recipe, made = tiny(tmp_path, {"model": model, "sft": training, "reward": training, "ppo": PPO}), {}
     for stage in ("sft", "reward", "ppo"):
         made[stage] = run_stage_here(recipe, stage, made)
     section = recipe.ppo.model_copy(update={"backbone": "shared", "publish_as": "two"})
-    two = recipe.model_copy(update={"name": "two", "ppo": section})
+    launch = LaunchSection(num_processes=2)
+    two = recipe.model_copy(update={"name": "two", "ppo": section, "launch": launch})
     folder = by_torchrun(two, made)
     for rank in (0, 1):
         noted = json.loads((folder / f"rank-{rank}.json").read_text(encoding="utf-8"))
-        assert noted == {"processes": 2, "wrapper": "DistributedDataParallel"}
+        assert (noted["processes"], noted["wrapper"]) == (2, "DistributedDataParallel")
     for first, second in zip(lines(context_of(recipe, "ppo", made).folder), lines(folder), strict=True):
         assert second == pytest.approx(first, abs=1e-4)
     one, other = made["ppo"].path, recipe.workspace + "/registry/two/1"

@@ -11,6 +11,7 @@ from tiny import TinyRecipe
 
 from rlhf.errors import RecipeError, UsageError
 from rlhf.pipeline import preflight
+from rlhf.pipeline.launch import SAVE_SECONDS, stage_environment
 from rlhf.pipeline.preflight import check_strategy
 from rlhf.pipeline.strategy import launcher_command, strategy_environment
 from rlhf.recipe import load_recipe
@@ -188,3 +189,19 @@ def test_zero_without_deepspeed_is_refused(tiny_recipe: TinyRecipe, monkeypatch:
     monkeypatch.setattr(preflight.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match="pip install deepspeed"):
         check_strategy(load_recipe(tiny_recipe.path, ["launch.strategy=zero2"]))
+
+
+def test_torchrun_gives_its_processes_as_long_as_a_save_may_take(
+    tiny_recipe: TinyRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torchrun's own 30 s would kill them in the middle of a large one; who sets it himself is heard."""
+    from torch.distributed.launcher.api import LaunchConfig
+
+    recipe = load_recipe(tiny_recipe.path, ["launch.strategy=fsdp2"])
+    for own, expected in ((None, SAVE_SECONDS), ("90", 90)):
+        monkeypatch.delenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", raising=False)
+        if own is not None:
+            monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", own)
+        for name, value in stage_environment(recipe).items():
+            monkeypatch.setenv(name, value)
+        assert LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=2).shutdown_timeout == expected

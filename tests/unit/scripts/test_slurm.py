@@ -16,7 +16,7 @@ while true; do sleep 0.1; done
 """
 
 
-def job(folder: Path, rlhf: str, **variables: str) -> "subprocess.Popen[str]":
+def job(folder: Path, rlhf: str, *arguments: str, **variables: str) -> "subprocess.Popen[str]":
     for name, body in (("rlhf", rlhf), ("scontrol", 'echo "$@" > "$FOLDER/asked"')):
         path = folder / name
         path.write_text(f'#!/bin/bash\n[ {name} = rlhf ] && echo "$@" > "$FOLDER/run"\n{body}\n')
@@ -27,7 +27,10 @@ def job(folder: Path, rlhf: str, **variables: str) -> "subprocess.Popen[str]":
         "SLURM_JOB_ID": "12345",
     }
     return subprocess.Popen(
-        ["bash", str(SCRIPT), "r.yaml"], env=environment | variables, stderr=subprocess.PIPE, text=True
+        ["bash", str(SCRIPT), "r.yaml", *arguments],
+        env=environment | variables,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -50,6 +53,14 @@ def test_a_preempted_job_saves_and_goes_back_into_the_queue(tmp_path: Path) -> N
     assert process.wait(20) == 75
     assert (tmp_path / "run").read_text().endswith("saving\n")
     assert (tmp_path / "asked").read_text() == "requeue 12345\n"
+
+
+@pytest.mark.parametrize(("restarts", "said"), [("0", "run r.yaml --fresh --set"), ("1", "run r.yaml --set")])
+def test_a_job_that_comes_back_goes_on_and_does_not_begin_anew(
+    tmp_path: Path, restarts: str, said: str
+) -> None:
+    assert job(tmp_path, "exit 0", "--fresh", SLURM_RESTART_COUNT=restarts).wait(20) == 0
+    assert (tmp_path / "run").read_text().startswith(said)
 
 
 def test_several_machines_are_started_by_srun_and_meet_at_the_first(tmp_path: Path) -> None:
