@@ -157,7 +157,7 @@ def _context(arguments: argparse.Namespace, *, steps: int) -> "StageContext":
     if arguments.engine is not None:
         overrides.append(f"ppo.sampling.engine={arguments.engine}")
     if arguments.dtype != "float32":
-        overrides.append(f"model.dtype={arguments.dtype}")
+        overrides.append(f"ppo.dtype={arguments.dtype}")
     if arguments.recipe is not None:
         from memory_setting import recipe_context
 

@@ -138,6 +138,8 @@ class PPOSection(Section):
     """What to do with longer prompts: stop and list them, leave them out (counted), or cut them (counted): a dialogue's oldest turns go, its system message and newest turns stay; a text keeps its newest tokens. A newest turn that is too long by itself, such as a text that `data.chat` wraps, is left out (counted)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of weights, gradients and optimizer state. `bfloat16` takes half the memory, and at usual learning rates most updates are too small to change a weight: for comparisons. Under adapters it is the frozen base alone that is rounded, which costs little. Heads stay float32."""
     backbone: Literal["separate", "shared"] = "separate"
     """shared: policy, reference, critic and reward model are adapters and heads on one copy of the base's weights (Santacroce et al. 2023); the result is the same."""
     offload_frozen: bool = False

@@ -20,6 +20,7 @@ def find_ppo(tree: Tree) -> Iterator[Fault]:
     yield from _losses(tree)
     yield from _replay(tree)
     yield from _engine(tree)
+    yield from _dtype(tree)
     yield from _backbone(tree)
     yield from find_sharding(tree)
 
@@ -98,6 +99,21 @@ def _engine(tree: Tree) -> Iterator[Fault]:
     if strategy in ("zero3", "fsdp2"):
         message = f"graph needs whole weights on every process, and {strategy} shares them out: {other}"
         yield (*where, "engine"), message
+
+
+def _dtype(tree: Tree) -> Iterator[Fault]:
+    where = ("ppo", "dtype")
+    if at(tree, *where) != "bfloat16":
+        return
+    strategy = at(tree, "launch", "strategy")
+    if strategy not in (None, "ddp"):
+        yield where, f"launch.strategy: {strategy} shares out float32 weights: take ddp, or dtype: float32"
+    if at(tree, "launch", "mixed_precision") in ("no", False):
+        yield where, "bfloat16 weights need bfloat16 products: leave launch.mixed_precision: no out"
+    if at(tree, "ppo", "ema_decay") is not None:
+        yield where, "a moving average in bfloat16 stands still: leave ema_decay out, or take float32"
+    if at(tree, "model", "lora", "quantize") is not None:
+        yield where, "the frozen base is held in 4 bits already (model.lora.quantize): leave one of them out"
 
 
 def _backbone(tree: Tree) -> Iterator[Fault]:

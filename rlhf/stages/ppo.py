@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -13,11 +12,8 @@ from accelerate.utils import InitProcessGroupKwargs, set_seed
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from rlhf.models.embeddings import fit_embeddings
-from rlhf.models.load import check_plain_logits, disable_dropout, load_causal_lm
-from rlhf.models.tokenizer import stop_token_ids
+from rlhf.errors import UsageError
 from rlhf.ppo.actor_critic import ActorCritic
-from rlhf.ppo.ema import PolicyEMA
 from rlhf.ppo.evaluation import Evaluator
 from rlhf.ppo.prompts import Prompt, PromptStream
 from rlhf.ppo.ptx import PTX, SFTRow
@@ -27,7 +23,7 @@ from rlhf.ppo.rollout import Collector
 from rlhf.ppo.sharding import (
     PPOAccelerator,
     is_sharded,
-    prepare,
+    precision,
     prepare_accelerator,
     whole_state,
     whole_weights,
@@ -38,10 +34,11 @@ from rlhf.ppo.watch import Watch
 from rlhf.recipe.ppo import PPOSection
 from rlhf.stages.context import StageContext
 from rlhf.stages.ppo_checkpoints import PPOSink
+from rlhf.stages.ppo_models import build_models
 from rlhf.stages.ppo_samples import write_samples
 from rlhf.stages.ptx_rule import ptx_section
 from rlhf.stages.publish import publish
-from rlhf.stages.reward_sources import Rewards, build_rewards, load_critic
+from rlhf.stages.reward_sources import build_rewards
 from rlhf.stages.rollout_engine import rollout_engine
 from rlhf.stages.sharded import let_cpus_shard, prepare_process
 from rlhf.stages.tokens.examples import demonstrations
@@ -93,6 +90,11 @@ def _accelerator(context: StageContext, section: PPOSection) -> Accelerator:
         kwargs_handlers=[group],
     )
     prepare_accelerator(accelerator, section)
+    if section.dtype == "bfloat16" and precision(accelerator) != "bf16":
+        raise UsageError(
+            "ppo.dtype: bfloat16 needs bfloat16 autocast, and this device does not take it by itself",
+            "Set launch.mixed_precision: bf16, or ppo.dtype: float32.",
+        )
     return accelerator
 
 
@@ -106,7 +108,7 @@ def _trainer(
     training, held_out = _prompts(context, tokenizer, section)
     batch_size = section.per_device_rollout_batch_size or section.per_device_batch_size
     rewards = build_rewards(context, tokenizer, accelerator.device, batch_size)
-    parts = _models(context, section, tokenizer, accelerator, rewards)
+    parts = build_models(context, section, tokenizer, accelerator, rewards)
     updater = Updater(
         section,
         accelerator=accelerator,
@@ -173,58 +175,6 @@ def _patience(section: PPOSection) -> timedelta:
         if judge is not None and judge.url is not None
     ]
     return timedelta(minutes=30, seconds=sum(waits))
-
-
-@dataclass(frozen=True)
-class _Parts:
-    model: nn.Module
-    policy: nn.Module
-    optimizer: torch.optim.Optimizer
-    reference: nn.Module
-    ema: PolicyEMA | None
-    stop_ids: tuple[int, ...]
-
-
-def _models(
-    context: StageContext,
-    section: PPOSection,
-    tokenizer: PreTrainedTokenizerBase,
-    accelerator: Accelerator,
-    rewards: Rewards,
-) -> _Parts:
-    """Policy and reference from the SFT model, critic from the reward model; dropout off in all of them."""
-    policy_input = context.inputs.policy
-    assert policy_input is not None
-    seed = context.recipe.stage_seed("ppo")
-    source, join = context.source(policy_input), rewards.backbone.join
-    policy = join(load_causal_lm(source, lora=context.recipe.model.lora, seed=seed), source, "policy")
-    reference = join(load_causal_lm(source, trainable=False), source, "reference")
-    critic = load_critic(context, rewards, tokenizer)
-    for model in (policy, reference, critic):
-        fit_embeddings(model, tokenizer, seed=seed)
-        disable_dropout(model)
-    check_plain_logits(policy)
-    print(rewards.backbone, flush=True)
-    home = torch.device("cpu") if section.offload_frozen else accelerator.device
-    reference.requires_grad_(False).to(home).eval()
-    if section.gradient_checkpointing:
-        for model in (policy, critic):
-            cast(Any, model).gradient_checkpointing_enable()
-    actor_critic = ActorCritic(policy, critic, temperature=section.sampling.temperature)
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in policy.parameters() if p.requires_grad], "role": "policy"},
-            {"params": [p for p in critic.parameters() if p.requires_grad], "role": "critic"},
-        ],
-        lr=section.learning_rate,
-        eps=section.adam_eps,
-        weight_decay=section.weight_decay,
-    )
-    stop_ids = stop_token_ids(tokenizer, getattr(policy.generation_config, "eos_token_id", None))
-    model, prepared = prepare(accelerator, actor_critic, optimizer)
-    # After prepare, which moves the weights: the average lies where they do.
-    ema = None if section.ema_decay is None else PolicyEMA(policy, decay=section.ema_decay)
-    return _Parts(model, policy, prepared, reference, ema, stop_ids)
 
 
 def _newest(context: StageContext) -> str | None:

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf.errors import UsageError
 from rlhf.models.load import disable_dropout, load_reward_model, new_reward_model
+from rlhf.models.rounding import round_weights
 from rlhf.models.tokenizer import chat_template_digest, pad_id, tokenizer_digest
 from rlhf.ppo.scoring import Scorer
 from rlhf.ppo.sources.base import Source
@@ -175,8 +176,11 @@ class _Loader:
             if artefact is not None and artefact.manifest.probe is not None:
                 check_probe(model, artefact.manifest.probe, artefact.reference)
             disable_dropout(model)
-            assert self.context.recipe.ppo is not None
-            home = torch.device("cpu") if self.context.recipe.ppo.offload_frozen else self.device
+            section = self.context.recipe.ppo
+            assert section is not None
+            if section.dtype == "bfloat16":
+                round_weights(model)
+            home = torch.device("cpu") if section.offload_frozen else self.device
             model.requires_grad_(False).to(home).eval()
             self._models[given] = model
         return self._models[given]
