@@ -46,6 +46,19 @@ class MicroBatches:
             parts[-1].append(row)
         return parts
 
+    def split_for_exchange(
+        self, rows: Sequence[int], lengths: Sequence[tuple[int, int]], *, num_processes: int
+    ) -> tuple[list[list[int]], list[int]]:
+        """As `split`: all but the last, and the last, in which gradients are exchanged.
+
+        Where others wait in that exchange, running out of memory in it could not be mended: it is then a small one, and
+        a single micro-batch leaves its shortest row to it.
+        """
+        *most, last = self.split(rows, lengths)
+        if num_processes > 1 and not most and len(last) > 1:
+            most, last = [last[:-1]], last[-1:]
+        return most, last
+
     def shrink(self, failed_tokens: int | None, accelerator: Accelerator) -> bool:
         """Agree with all processes whether memory ran out anywhere, and then cut finer in all of them.
 

@@ -177,15 +177,17 @@ class Collector:
         while waiting:
             rows = waiting.pop()
             prompts = [jobs[row][1].token_ids for row in rows]
+            found: list[_Measured] | None = None
             try:
                 with self.accelerator.autocast():
                     found = self._measure_rows(model, prompts, [responses[row] for row in rows])
             except torch.OutOfMemoryError:
                 require_divisible(rows, lengths)
+            if found is None:  # behind the handler, which still holds what did not fit
                 torch.cuda.empty_cache()
                 waiting += [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
-                continue
-            measured |= dict(zip(rows, found, strict=True))
+            else:
+                measured |= dict(zip(rows, found, strict=True))
         return [measured[row] for row in range(len(jobs))]
 
     def _measure_rows(

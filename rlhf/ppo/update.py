@@ -164,14 +164,16 @@ class Updater:
     def _passes(self, shared: _Step, rows: list[int], num_tokens: int) -> _Passed | None:
         """Each micro-batch of this rank with its statistics; None: memory ran out, and nothing is left of the passes.
 
-        Before the last and smallest, which exchanges gradients, the ranks agree that all others fitted.
+        Before the last, which exchanges gradients, the ranks agree that all others fitted.
         """
         lengths = lengths_of(shared.rollout)
-        *most, smallest = self.micro_batches.split(rows, lengths)
+        most, last = self.micro_batches.split_for_exchange(
+            rows, lengths, num_processes=self.accelerator.num_processes
+        )
         passed, failed = self._pass_each(shared, most, num_tokens, last=False)
         if self._ran_out(failed, lengths):
             return None
-        more, failed = self._pass_each(shared, [smallest], num_tokens, last=True)
+        more, failed = self._pass_each(shared, [last], num_tokens, last=True)
         return None if failed and self._ran_out(failed, lengths) else _Passed(passed + more)
 
     def _pass_each(

@@ -21,6 +21,7 @@ def rollout_engine(
         section.sampling,
         policy,
         batch_size=section.per_device_rollout_batch_size or section.per_device_batch_size,
+        max_length=section.max_prompt_length + section.sampling.max_new_tokens,
         dtype=torch.bfloat16 if precision(accelerator) == "bf16" else torch.float32,
         stop_texts=StopTexts(tokenizer, stop) if stop else None,
         is_sharded=is_sharded(accelerator),

@@ -28,7 +28,13 @@ _ZERO12, _ZERO3, _FSDP2, _DDP = "zero1 or zero2", "zero3", "fsdp2", "ddp"
 
 
 def prepare_process() -> None:
-    """Tell DeepSpeed where there is no GPU, before anything imports it: it takes one for granted."""
+    """Set what must be set before a model runs or DeepSpeed is imported.
+
+    DeepSpeed takes a GPU for granted, and is told where there is none. cuDNN's attention is switched off: from PyTorch
+    2.11 it is the first choice on Hopper, gives gradients that are not finite for some lengths under a padding mask
+    (pytorch/pytorch#196678), and builds a plan for each new shape, where flash and memory-efficient attention do not.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
 

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
+from rlhf.errors import TrainingError
 from rlhf.ppo.episodes import FinishReason
 
 
@@ -57,3 +59,12 @@ class GenerationEngine(Protocol):
             min_p: sample only tokens at least this share as likely as the likeliest.
         """
         ...
+
+
+def require_numbers(logprobs: Tensor) -> None:
+    """Raise TrainingError where log-probabilities of sampled tokens are not finite: such a policy says nothing."""
+    if not bool(torch.isfinite(logprobs).all()):
+        raise TrainingError(
+            "the policy's logits are not numbers while it samples",
+            "Its weights are damaged: go on from an earlier checkpoint with a lower ppo.learning_rate or max_grad_norm.",
+        )

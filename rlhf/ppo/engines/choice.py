@@ -22,6 +22,7 @@ def choose_engine(
     policy: nn.Module,
     *,
     batch_size: int,
+    max_length: int,
     dtype: torch.dtype,
     stop_texts: StopTexts | None,
     is_sharded: bool,
@@ -32,6 +33,7 @@ def choose_engine(
         sampling: the recipe's `ppo.sampling`.
         policy: what will be sampled.
         batch_size: responses decoded at once by one process.
+        max_length: longest prompt and response together, in tokens.
         dtype: of forward passes: bfloat16 under autocast.
         stop_texts: `sampling.stop`, ready for use.
         is_sharded: whether a process holds only a part of the weights.
@@ -50,7 +52,7 @@ def choose_engine(
             f"ppo.sampling.engine: graph {obstacle}",
             "Set ppo.sampling.engine: hf, or auto.",
         )
-    engine = GraphEngine(num_slots=batch_size, dtype=dtype, compiled=sampling.compile)
+    engine = GraphEngine(num_slots=batch_size, dtype=dtype, compiled=sampling.compile, max_length=max_length)
     return engine, f"rollout engine: graph, {batch_size} slots, {str(dtype).removeprefix('torch.')}"
 
 

@@ -32,7 +32,7 @@ def decode_attention(
         module: unread.
         query: [n, Q, 1, D], Q a multiple of the H heads of keys.
         key, value: [n, H, L, D].
-        attention_mask: [n, 1, 1, L] bool.
+        attention_mask: [n, 1, 1, L], bool or to be added.
         scaling: of the scores; 1 / sqrt(D) where None.
         **others: unread.
 
@@ -107,9 +107,10 @@ class Decoder:
         for layer in slots.layers:
             layer.narrow(slots.index[first], positions, num_columns)
         outputs = self._forward(
-            input_ids=slots.tokens[first, None],
+            # Copies: a view of the slots would let torch.compile tie the first size to all slots.
+            input_ids=slots.tokens[first].clone()[:, None],
             attention_mask=self._mask(positions, num_columns),
-            position_ids=positions[:, None],
+            position_ids=positions.clone()[:, None],
             past_key_values=slots.cache,
             use_cache=True,
         )
@@ -130,15 +131,20 @@ class Decoder:
         steps += going
 
     def _mask(self, positions: Tensor, num_columns: int) -> Tensor | dict[str, Tensor]:
-        """[n, 1, 1, L] bool, or one a kind of layer: what lies at or before a slot's position, within the layer's window."""
+        """[n, 1, 1, L] to be added to scores, or one a kind of layer: it lets through what lies at or before a slot's position, within the layer's window."""
         columns = self._slots.columns[:num_columns]
         causal = columns <= positions[:, None]
         masks = {
             kind: causal if window is None else causal & (columns > positions[:, None] - window)
             for kind, window in self._windows.items()
         }
-        shaped = {kind: mask[:, None, None, :] for kind, mask in masks.items()}
+        shaped = {kind: self._additive(mask)[:, None, None, :] for kind, mask in masks.items()}
         return shaped if len(shaped) > 1 else next(iter(shaped.values()))
+
+    def _additive(self, mask: Tensor) -> Tensor:
+        """0 or -inf, which attention adds: it would make them of a bool mask anew in each layer."""
+        zeros = torch.zeros(mask.shape, dtype=self._slots.dtype, device=mask.device)
+        return zeros.masked_fill_(~mask, -torch.inf)
 
 
 def _windows(model: PreTrainedModel) -> dict[str, int | None]:

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from rlhf.models.forward import pad_right
-from rlhf.models.load import backbone_of
-from rlhf.ppo.engines.base import Generation
+from rlhf.models.load import backbone_of, output_head_of
+from rlhf.ppo.engines.base import Generation, require_numbers
 from rlhf.ppo.engines.decoder import DECODE_ATTENTION, Decoder
 from rlhf.ppo.engines.lookout import Lookout
 from rlhf.ppo.engines.shadow import Shadow
-from rlhf.ppo.engines.slots import Shape, Slots, keys_and_values
+from rlhf.ppo.engines.slots import Shape, Slots, keys_and_values, to_device
 from rlhf.ppo.episodes import FinishReason
 
 LOOK_EVERY_TOKENS = 8
@@ -35,13 +35,17 @@ class GraphEngine:
         num_slots: responses decoded at once.
         dtype: to decode in: bfloat16 under autocast, else that of the weights.
         compiled: let torch.compile fuse the forward pass; pays once for half a minute of compiling.
+        max_length: of prompt and response together, so that no later call needs more room, and all graphs anew.
 
     Attributes:
         num_graphs: CUDA graphs captured so far.
     """
 
-    def __init__(self, *, num_slots: int, dtype: torch.dtype, compiled: bool = False) -> None:
+    def __init__(
+        self, *, num_slots: int, dtype: torch.dtype, compiled: bool = False, max_length: int = 0
+    ) -> None:
         self.num_slots = num_slots
+        self.max_length = max_length
         self.dtype = dtype
         self.compiled = compiled
         self._shadow: Shadow | None = None
@@ -96,9 +100,9 @@ class GraphEngine:
         else:
             self._shadow.refresh(policy)
         assert self._prefill is not None
-        longest = max(map(len, prompts)) + noise.shape[1]
+        longest = max(self.max_length, max(map(len, prompts)) + noise.shape[1])
         columns = -longest % _COLUMNS + longest
-        vocabulary = cast(Tensor, self._prefill.get_input_embeddings().weight).shape[0]
+        vocabulary = cast(Tensor, output_head_of(self._prefill).weight).shape[0]
         shape = Shape(self.num_slots, columns, len(noise), noise.shape[1], vocabulary)
         if self._slots is None or not self._slots.shape.holds(shape):
             shape = shape if self._slots is None else shape.joined(self._slots.shape)
@@ -168,7 +172,7 @@ class _Call:
         for part in _parts(sorted(wanted, key=len)):
             cache = _filled(self.prefill, [list(context) for context in part])
             places = [(slot, row) for row, context in enumerate(part) for slot in wanted[context]]
-            target, source = torch.tensor(places, device=device).T
+            target, source = to_device(places, device).T
             for layer, filled in zip(self.slots.layers, cache.layers, strict=True):
                 layer.fill(target, *(part[source] for part in keys_and_values(filled)))
 
@@ -209,6 +213,7 @@ class _Call:
 def _generation(slots: Slots, num_rows: int) -> Generation:
     lengths = slots.lengths[:num_rows]
     longest = int(lengths.max())
+    require_numbers(slots.logprobs[:num_rows])
     mask = torch.arange(longest, device=lengths.device) < lengths[:, None]
     reasons: list[FinishReason] = [
         "eos" if ended else "length" for ended in slots.by_token[:num_rows].tolist()

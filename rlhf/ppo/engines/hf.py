@@ -11,7 +11,7 @@ from transformers import DynamicCache
 
 from rlhf.models.forward import pad_left
 from rlhf.models.load import backbone_of, output_head_of
-from rlhf.ppo.engines.base import Generation
+from rlhf.ppo.engines.base import Generation, require_numbers
 from rlhf.ppo.engines.sampling import Draw, sample_tokens
 from rlhf.ppo.engines.stop_texts import StopTexts
 from rlhf.ppo.episodes import FinishReason
@@ -120,6 +120,7 @@ class _Written:
 
     def generation(self) -> Generation:
         """Cut to the longest response."""
+        require_numbers(self.logprobs)
         length = max(int(self.response_mask.any(dim=0).sum()), 1)
         reasons: list[FinishReason] = [
             "eos" if token else "stop" if text else "length"

@@ -40,50 +40,50 @@ def sample_tokens(
         top_p: see `support_of`; 1 cuts nothing.
         min_p: see `support_of`; 0 cuts nothing.
     """
-    logits = logits.float()
     if temperature == 0:
         tokens = logits.argmax(dim=-1)
-        return Draw(tokens, _logprobs(logits, tokens), None)
-    logits = logits / temperature
+        return Draw(tokens, _logprobs(logits.float(), tokens), None)
+    if temperature != 1:
+        logits = logits.float() / temperature
+    probabilities = logits.softmax(dim=-1, dtype=torch.float32)
     if top_p == 1 and min_p == 0:
-        return Draw(*_inverse_cdf(logits, noise), None)
-    support = support_of(logits.softmax(dim=-1), top_p=top_p, min_p=min_p)
-    logits = logits.masked_fill(~support, -torch.inf)
-    tokens, _ = _inverse_cdf(logits, noise)
+        return Draw(*_inverse_cdf(probabilities, noise), None)
+    support = support_of(probabilities, top_p=top_p, min_p=min_p)
+    tokens, _ = _inverse_cdf(probabilities.masked_fill(~support, 0.0), noise)
     # CUDA sums in parallel, where a sum can fall by rounding: no draw may land between two supported tokens.
-    tokens = torch.where(support.gather(1, tokens[:, None]).squeeze(1), tokens, logits.argmax(dim=-1))
-    return Draw(tokens, _logprobs(logits, tokens), support)
+    tokens = torch.where(support.gather(1, tokens[:, None]).squeeze(1), tokens, probabilities.argmax(dim=-1))
+    return Draw(tokens, _logprobs(logits.float().masked_fill(~support, -torch.inf), tokens), support)
 
 
-def _inverse_cdf(logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+def _inverse_cdf(probabilities: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """The tokens [B] int64 at which the cumulative probability first exceeds the noise, and their log-probabilities [B].
 
-    First the block, by the running sum of the blocks' weights, then the token in it: the vocabulary is read, and never
-    summed token by token. A token of weight 0 is never drawn: the noise is scaled to each running sum's own end.
+    First the block, by the running sum of the blocks' probabilities, then the token in it: the vocabulary is read once,
+    and never summed token by token. A token of probability 0 is never drawn: the noise is scaled to each running sum's
+    own end. Probabilities that are not numbers give some token, and a log-probability that is not a number.
     """
-    size = _block_size(logits.shape[-1])
-    peak = logits.amax(dim=-1, keepdim=True)
-    missing = -logits.shape[-1] % size
-    padded = F.pad(logits, (0, missing), value=-torch.inf) if missing else logits
+    size = _block_size(probabilities.shape[-1])
+    missing = -probabilities.shape[-1] % size
+    padded = F.pad(probabilities, (0, missing)) if missing else probabilities
     blocks = padded.unflatten(-1, (-1, size))
-    sums = (blocks - peak[..., None]).exp().sum(dim=-1).double()
+    sums = blocks.sum(dim=-1).double()
     ends = sums.cumsum(dim=-1)
     target = noise.double()[:, None] * ends[:, -1:]
     block = _first_above(ends, target)
     weight = sums.gather(1, block)
     share = (target - (ends.gather(1, block) - weight)) / weight
-    inside = blocks.gather(1, block[..., None].expand(-1, -1, size)).squeeze(1)
-    within = (inside - peak).exp().double().cumsum(dim=-1)
+    within = blocks.gather(1, block[..., None].expand(-1, -1, size)).squeeze(1).double().cumsum(dim=-1)
     place = _first_above(within, share.clamp(0, 1 - 2**-52) * within[:, -1:])
-    tokens = block * size + place
-    logprobs = logits.gather(1, tokens) - peak - ends[:, -1:].log().float()
-    return tokens.squeeze(1), logprobs.squeeze(1)
+    tokens = (block * size + place).clamp(max=probabilities.shape[-1] - 1)
+    logprobs = probabilities.gather(1, tokens).double().log() - ends[:, -1:].log()
+    return tokens.squeeze(1), logprobs.float().squeeze(1)
 
 
 def _first_above(ends: Tensor, target: Tensor) -> Tensor:
     """[B, 1] int64: the first place whose running sum exceeds the target; rounding may not push it behind the end."""
     place = torch.searchsorted(ends, target, right=True)
-    return torch.minimum(place, torch.searchsorted(ends, ends[:, -1:].contiguous()))
+    place = torch.minimum(place, torch.searchsorted(ends, ends[:, -1:].contiguous()))
+    return place.clamp(max=ends.shape[-1] - 1)  # where nothing is a number
 
 
 def _block_size(num_tokens: int) -> int:

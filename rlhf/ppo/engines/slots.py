@@ -13,6 +13,9 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
+SPARE_COLUMNS = 64
+"""Never shown, so that what is shown is a view of one kind whatever its size: torch.compile would compile twice."""
+
 
 class SlotLayer(CacheLayerMixin):
     """Keys and values of one layer: [S, heads, L, head size]; decoding sees the first slots and columns of it."""
@@ -25,6 +28,7 @@ class SlotLayer(CacheLayerMixin):
         self._all_keys, self._all_values = keys, values
         self.is_initialized = True
         self.shown_keys, self.shown_values = keys, values
+        self.dtype = keys.dtype
         self.slots = self.positions = torch.empty(0)
 
     def narrow(self, slots: Tensor, positions: Tensor, num_columns: int) -> None:
@@ -146,10 +150,13 @@ class Slots:
         self.lengths = zeros(rows)
         self.by_token = zeros(rows, dtype=torch.bool)
         self.layers = [
-            SlotLayer(*(_room(part, slots, shape.num_columns) for part in keys_and_values(layer)))
+            SlotLayer(
+                *(_room(part, slots, shape.num_columns + SPARE_COLUMNS) for part in keys_and_values(layer))
+            )
             for layer in example.layers
         ]
         self.cache = Cache(layers=list(self.layers))
+        self.dtype = self.layers[0].dtype
 
     def begin(self, noise: Tensor, stop_ids: Sequence[int]) -> None:
         """Empty all slots and results for a call with noise [B, T]."""
@@ -169,20 +176,26 @@ class Slots:
         """Give slots to responses whose prompts, but for the last token, are in the cache."""
         device = self.tokens.device
         plain = [slots, rows, [prompt[-1] for prompt in prompts], [len(prompt) - 1 for prompt in prompts]]
-        where, of_row, last, position = torch.tensor(plain, device=device)
+        where, of_row, last, position = to_device(plain, device)
         self.tokens[where], self.positions[where], self.rows[where] = last, position, of_row
         self.steps[where] = 0
         self.ended[where] = False
 
     def move(self, sources: list[int], targets: list[int]) -> None:
         """Copy slots to others, and leave the first idle."""
-        source, target = torch.tensor([sources, targets], device=self.tokens.device)
+        source, target = to_device([sources, targets], self.tokens.device)
         for layer in self.layers:
             layer.move(source, target)
         for state in (self.tokens, self.positions, self.rows, self.steps, self.ended):
             state[target] = state[source]
         self.rows[source] = self.idle_row
         self.ended[source] = True
+
+
+def to_device(numbers: list[Any], device: torch.device) -> Tensor:
+    """Whole numbers as a tensor on a device, which goes on meanwhile: a copy from pageable memory would wait for it."""
+    on_gpu = device.type == "cuda"
+    return torch.tensor(numbers, pin_memory=on_gpu).to(device, non_blocking=on_gpu)
 
 
 def keys_and_values(layer: Any) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from tiny_ppo import lively, tiny_lm
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rlhf.errors import UsageError
+from rlhf.errors import TrainingError, UsageError
 from rlhf.ppo.engines.choice import GRAPH_MODELS, choose_engine, graph_obstacle
 from rlhf.ppo.engines.graph import GraphEngine, _sizes
 from rlhf.ppo.engines.hf import HFEngine
@@ -205,10 +205,26 @@ def test_what_it_cannot_do_is_refused_in_words():
         engine.generate(tiny_lm(), [[1], []], noise_of(2, 3), temperature=1.0, stop_ids=())
 
 
+@pytest.mark.parametrize("engine", [HFEngine(), GraphEngine(num_slots=4, dtype=torch.float32)])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_logits_that_are_not_numbers_are_an_error_and_no_index_out_of_range(engine, bad):
+    model = tiny_lm()
+    with torch.no_grad():
+        model.lm_head.weight[3] = bad
+    with pytest.raises(TrainingError, match="not numbers"):
+        engine.generate(model, ragged_prompts(3, 4), noise_of(3, 5), temperature=1.0, stop_ids=())
+
+
 def chosen(policy, *, is_sharded=False, **sampling):
     section = SamplingSection.model_validate({"max_new_tokens": 4} | sampling)
     return choose_engine(
-        section, policy, batch_size=6, dtype=torch.float32, stop_texts=None, is_sharded=is_sharded
+        section,
+        policy,
+        batch_size=6,
+        max_length=30,
+        dtype=torch.float32,
+        stop_texts=None,
+        is_sharded=is_sharded,
     )
 
 

@@ -32,6 +32,15 @@ def test_by_tokens_padding_counts():
     assert MicroBatches(section_of(per_device_tokens="auto")).split(range(5), LENGTHS) == [[0, 2, 4, 3, 1]]
 
 
+def test_what_exchanges_gradients_is_small_where_others_wait_for_it():
+    batches = MicroBatches(section_of(per_device_tokens="auto"))
+    assert batches.split_for_exchange(range(5), LENGTHS, num_processes=2) == ([[0, 2, 4, 3]], [1])
+    assert batches.split_for_exchange(range(5), LENGTHS, num_processes=1) == ([], [0, 2, 4, 3, 1])
+    assert batches.split_for_exchange([2], LENGTHS, num_processes=2) == ([], [2])
+    by_rows = MicroBatches(section_of(per_device_batch_size=2))
+    assert by_rows.split_for_exchange(range(5), LENGTHS, num_processes=2) == ([[0, 2], [4, 3]], [1])
+
+
 def test_a_row_that_is_too_long_goes_alone():
     assert MicroBatches(section_of(per_device_tokens=4)).split([0, 1], LENGTHS) == [[0], [1]]
 
