@@ -13,6 +13,7 @@ from test_resume import RUNTIMES, assert_same_weights, metrics_of, stop_at
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
 
 import rlhf.stages.ppo
+import rlhf.stages.ppo_models
 from rlhf.errors import UsageError
 from rlhf.models.load import load_reward_model, scratch_causal_lm
 from rlhf.models.quantized import Quantization, scales_of
@@ -59,7 +60,7 @@ def watched(patch, seen):
         CheckpointingTrainer._prepare_for_training,
         CheckpointingTrainer.save_weights,
     )
-    prepare_ppo, save_ppo = rlhf.stages.ppo.prepare, rlhf.stages.ppo._save
+    prepare_ppo, save_ppo = rlhf.stages.ppo_models.prepare, rlhf.stages.ppo._save
     patch.setattr(
         CheckpointingTrainer,
         "_prepare_for_training",
@@ -71,7 +72,7 @@ def watched(patch, seen):
         lambda self, folder: seen().look(self.model) or save_weights(self, folder),
     )
     patch.setattr(
-        rlhf.stages.ppo, "prepare", lambda a, model, o: seen().look(model) or prepare_ppo(a, model, o)
+        rlhf.stages.ppo_models, "prepare", lambda a, model, o: seen().look(model) or prepare_ppo(a, model, o)
     )
     patch.setattr(rlhf.stages.ppo, "_save", lambda a, model, *r: seen().look(model) or save_ppo(a, model, *r))
 
