@@ -119,12 +119,9 @@ def main(folder: Path) -> None:
 def generate(model: ActorCritic, num_tokens: int) -> list[int]:
     """Greedy continuation of the prompt by the policy."""
     model.eval()
-    ids = torch.tensor([PROMPT])
     noise = torch.from_numpy(np.full((1, num_tokens), 0.5, dtype=np.float32))
     engine: Any = HFEngine()
-    made = engine.generate(
-        model.policy, ids, torch.ones_like(ids).bool(), noise, temperature=0.0, stop_ids=(63,)
-    )
+    made = engine.generate(model.policy, [PROMPT], noise, temperature=0.0, stop_ids=(63,))
     return made.response_ids[0].tolist()
 
 
