@@ -8,6 +8,6 @@ ruff check .
 ruff format --check .
 pyright
 lint-imports
-[ $# -gt 0 ] || set -- -n 2
+[ $# -gt 0 ] || set -- -n 3
 # Two test processes share two cores: more threads than that only wait for each other.
 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} python -m pytest "$@"
