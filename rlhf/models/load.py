@@ -145,22 +145,25 @@ def new_reward_model(source: ModelSource, *, lora: LoRA | None, pad_token_id: in
     return _new_adapter(model, lora_config(lora, TaskType.SEQ_CLS), seed, source)
 
 
+def inner_model_of(model: nn.Module) -> PreTrainedModel:
+    """transformers' own model: under PEFT's wrapper, with the adapter's layers still in it; else the model itself."""
+    return cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
+
+
 def backbone_of(model: nn.Module) -> nn.Module:
     """The transformer below the head, adapters included: maps token ids to hidden states `[B, L, H]`."""
-    inner = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
+    inner = inner_model_of(model)
     return getattr(inner, inner.base_model_prefix)
 
 
 def score_head_of(model: nn.Module) -> nn.Module:
     """The reward model's head: maps hidden states `[..., H]` to scores `[..., 1]`."""
-    inner = model.get_base_model() if isinstance(model, PeftModel) else model
-    return getattr(inner, SCORE_HEAD)
+    return getattr(inner_model_of(model), SCORE_HEAD)
 
 
 def output_head_of(model: nn.Module) -> nn.Module:
     """The language-model head: maps hidden states `[..., H]` to logits `[..., V]`."""
-    inner = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
-    return cast(nn.Module, inner.get_output_embeddings())
+    return cast(nn.Module, inner_model_of(model).get_output_embeddings())
 
 
 def disable_dropout(model: nn.Module) -> None:

@@ -7,11 +7,11 @@ So no adapter is ever switched: each forward pass, and each recomputation in the
 from collections.abc import Iterable, Iterator
 
 import torch
-from peft.peft_model import PeftModel
 from torch import nn
 
 from rlhf.errors import ModelError
 from rlhf.models.adapters import SCORE_HEAD
+from rlhf.models.load import inner_model_of
 from rlhf.models.quantized import is_quantized, scales_of
 
 _OWN = ("lora_", "modules_to_save", "original_module")
@@ -67,8 +67,7 @@ def parameter_bytes(models: Iterable[nn.Module]) -> int:
 
 def _frozen_weights(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
     """Weights of the base: (name in the base, module that holds it, attribute); a weight tied to another comes twice."""
-    inner = model.get_base_model() if isinstance(model, PeftModel) else model
-    for path, module in inner.named_modules():
+    for path, module in inner_model_of(model).named_modules():
         for attribute, parameter in module.named_parameters(recurse=False):
             name = f"{path}.{attribute}".replace(".base_layer.", ".")
             is_own = name.startswith(f"{SCORE_HEAD}.") or any(part in name for part in _OWN)

@@ -53,7 +53,9 @@ def test_weights_are_rounded_heads_and_adapters_are_not(tmp_path, lora, monkeypa
         *critic.items(),
         *parts.reference.named_parameters(),
     ]:
-        is_own = "score" in name or "lora_" in name  # the frozen reference's adapter too: it is what PPO starts from
+        is_own = (
+            "score" in name or "lora_" in name
+        )  # the frozen reference's adapter too: it is what PPO starts from
         assert parameter.dtype == (torch.float32 if is_own else torch.bfloat16), name
     states = [state["exp_avg"].dtype for state in parts.optimizer.state.values()]
     assert set(states) == ({torch.float32} if lora else {torch.float32, torch.bfloat16})

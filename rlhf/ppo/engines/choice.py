@@ -1,12 +1,13 @@
 """Which rollout engine samples: what the recipe names, or what suits model, settings and machine."""
 
-from typing import Any, cast
+from typing import Any
 
 import torch
-from peft.peft_model import PeftModel
 from torch import nn
 
 from rlhf.errors import UsageError
+from rlhf.models.load import inner_model_of
+from rlhf.models.quantized import is_quantized
 from rlhf.ppo.engines.base import GenerationEngine
 from rlhf.ppo.engines.graph import GraphEngine
 from rlhf.ppo.engines.hf import HFEngine
@@ -58,8 +59,7 @@ def choose_engine(
 
 def graph_obstacle(sampling: SamplingSection, policy: nn.Module, *, is_sharded: bool) -> str | None:
     """Why `graph` cannot sample this policy, as the end of a sentence; None where it can."""
-    inner = policy.get_base_model() if isinstance(policy, PeftModel) else policy
-    config = cast(Any, inner).config
+    config: Any = inner_model_of(policy).config
     if is_sharded:
         return "needs whole weights on every process, and launch.strategy shares them out"
     if sampling.stop:
@@ -71,6 +71,6 @@ def graph_obstacle(sampling: SamplingSection, policy: nn.Module, *, is_sharded: 
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope in ("dynamic", "longrope"):
         return f"cannot record positions that are scaled by the longest row (rope_type: {rope})"
-    if not all(parameter.is_floating_point() for parameter in policy.parameters()):
+    if any(is_quantized(parameter) for parameter in policy.parameters()):
         return "cannot merge adapters into quantised weights"
     return None

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
-from peft.peft_model import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from rlhf.models.load import inner_model_of
 
 
 class Shadow:
@@ -29,17 +30,19 @@ class Shadow:
     """
 
     def __init__(self, policy: nn.Module, dtype: torch.dtype) -> None:
-        inner = _inner(policy)
+        inner = inner_model_of(policy)
         self._sources = dict(_sources(inner))
         plain = all(isinstance(each, nn.Parameter) and each.dtype == dtype for each in self._sources.values())
         self.owns_weights = not plain
         self._weights: dict[int, nn.Parameter] = {}
         for source in self._sources.values():
-            weight = source.data if isinstance(source, nn.Parameter) else source.merged()
-            copied = torch.empty_like(weight, dtype=dtype) if self.owns_weights else weight
-            self._weights.setdefault(id(source), nn.Parameter(copied, requires_grad=False))
+            if plain and isinstance(source, nn.Parameter):
+                room = source.data
+            else:
+                room = torch.empty(source.shape, dtype=dtype, device=source.device)
+            self._weights.setdefault(id(source), nn.Parameter(room, requires_grad=False))
         self._config, self._class, self._buffers = inner.config, type(inner), dict(_buffers(inner))
-        self._addresses = self._current_addresses()
+        self._addresses = [_address(each) for each in self._sources.values()]
         self.refresh(policy)
 
     def tree(self, attention: str) -> PreTrainedModel:
@@ -62,7 +65,7 @@ class Shadow:
 
     def holds(self, policy: nn.Module) -> bool:
         """Whether `refresh` can take this policy's weights: the same shapes, or, where nothing is copied, the same memory."""
-        sources = dict(_sources(_inner(policy)))
+        sources = dict(_sources(inner_model_of(policy)))
         if not self.owns_weights:
             return [_address(each) for each in sources.values()] == self._addresses
         mine = {name: self._weights[id(source)].shape for name, source in self._sources.items()}
@@ -73,12 +76,9 @@ class Shadow:
         """Take over the policy's weights of now."""
         if not self.owns_weights:
             return
-        for name, source in _sources(_inner(policy)):
+        for name, source in _sources(inner_model_of(policy)):
             weight = source.data if isinstance(source, nn.Parameter) else source.merged()
             self._weights[id(self._sources[name])].copy_(weight)
-
-    def _current_addresses(self) -> list[int]:
-        return [_address(each) for each in self._sources.values()]
 
 
 class _Adapted:
@@ -90,6 +90,10 @@ class _Adapted:
     @property
     def shape(self) -> torch.Size:
         return self._layer.get_base_layer().weight.shape
+
+    @property
+    def device(self) -> torch.device:
+        return self._layer.get_base_layer().weight.device
 
     @torch.no_grad()
     def merged(self) -> Tensor:
@@ -104,10 +108,6 @@ class _Adapted:
 
 
 _Source = nn.Parameter | _Adapted
-
-
-def _inner(policy: nn.Module) -> PreTrainedModel:
-    return cast(PreTrainedModel, policy.get_base_model() if isinstance(policy, PeftModel) else policy)
 
 
 def _sources(inner: PreTrainedModel) -> Iterator[tuple[str, _Source]]:
