@@ -56,7 +56,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--warmup", type=int, default=1, help="steps that do not count")
     parser.add_argument("--steps", type=int, default=3, help="steps, or rounds of decoding, that count")
     parser.add_argument("--threads", type=int, help="CPU threads of each side")
-    parser.add_argument("--profile", type=Path, help="profile one more step by operator into this file")
+    parser.add_argument("--profile", type=Path, help="profile one more step or round into this file")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "bench_ppo")
     parser.add_argument("--inner", action="store_true", help=argparse.SUPPRESS)
@@ -117,7 +117,9 @@ def _decode(arguments: argparse.Namespace) -> dict[str, Any]:
         arguments.response_tokens = arguments.max
     context = _context(arguments, steps=1)
     rows_per_call = arguments.rows_per_call or num_rows
-    result = measure_decode(context, lengths, rows_per_call=rows_per_call, rounds=arguments.steps)
+    result = measure_decode(
+        context, lengths, rows_per_call=rows_per_call, rounds=arguments.steps, profile=arguments.profile
+    )
     result["title"] = _title(arguments, result)
     print(f"{result['title']}\n\n{decode_table(result['runs'])}", flush=True)
     return result

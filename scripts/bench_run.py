@@ -4,6 +4,7 @@ It builds models, engine and trainer as in `rlhf run`, and takes no checkpoint, 
 which lies outside of a step.
 """
 
+import math
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -89,7 +90,7 @@ def watching(trainer: PPOTrainer, profile: Path | None = None) -> Generator[Watc
     collector, engine = type(trainer.collector), type(cast(Collector, trainer.collector).engine)
     sink, updater = type(trainer.sink), type(trainer.updater)
     collect, record, log = collector.collect, sink.record, sink.log
-    profiler = None if profile is None else torch.profiler.profile()
+    profiler = None if profile is None else _profiler()
 
     def collecting(*arguments: Any, **named: Any) -> Rollout:
         if profiler is not None and trainer.step == trainer.section.num_steps - 1:
@@ -121,8 +122,7 @@ def watching(trainer: PPOTrainer, profile: Path | None = None) -> Generator[Watc
         yield seen
     if profiler is not None and profile is not None:
         profiler.stop()
-        by = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
-        profile.write_text(profiler.key_averages().table(sort_by=by, row_limit=40), encoding="utf-8")
+        _write_profile(profiler, profile)
 
 
 def measure_steps(context: StageContext, *, warmup: int, profile: Path | None = None) -> dict[str, Any]:
@@ -211,7 +211,12 @@ def copy_bandwidth(device: torch.device, rounds: int = 5) -> float:
 
 
 def measure_decode(
-    context: StageContext, lengths: dict[str, list[int]], *, rows_per_call: int, rounds: int
+    context: StageContext,
+    lengths: dict[str, list[int]],
+    *,
+    rows_per_call: int,
+    rounds: int,
+    profile: Path | None = None,
 ) -> dict[str, Any]:
     """The engine alone, as the stage built it, on the policy's weights.
 
@@ -221,6 +226,7 @@ def measure_decode(
             token there. What reaches the recipe's limit is cut instead.
         rows_per_call: rows that the engine is given at a time.
         rounds: measured ones, after one that is stated apart.
+        profile: where to write a profile of one more round of the last lengths, by operator.
     """
     result: dict[str, Any] = {}
 
@@ -228,6 +234,10 @@ def measure_decode(
         result.update(about(context, trainer))
         runs = (_decode(trainer, result, name, rows, rows_per_call, rounds) for name, rows in lengths.items())
         result["runs"] = list(runs)
+        if profile is not None:
+            with _profiler() as profiler:
+                _decode(trainer, result, *list(lengths.items())[-1], rows_per_call, 0)
+            _write_profile(profiler, profile)
 
     on_trainer(context, work)
     return result
@@ -257,7 +267,7 @@ def _decode(
     if sampled != [lengths[row] for chunk in chunks for row in chunk]:
         raise SystemExit(f"{known['engine']} did not end responses where the noise says")
     rows = [(len(prompts[row]), lengths[row]) for row in range(len(lengths))]
-    seconds = [each["generate"] for each in seen.seconds]
+    seconds = [each["generate"] for each in seen.seconds] if rounds else [math.nan] * 2
     return decode_figures(known, name, rows, seconds, seen.peaks.get("generate", (None, None)))
 
 
@@ -277,6 +287,18 @@ def _generate(trainer: PPOTrainer, prompts: list[list[int]], noise: torch.Tensor
             top_p=sampling.top_p,
             min_p=sampling.min_p,
         )
+
+
+def _profiler() -> torch.profiler.profile:
+    """Of kernels alone on a GPU: the host's side of a step is a million events more."""
+    kinds = torch.profiler.ProfilerActivity
+    return torch.profiler.profile(activities=[kinds.CUDA if torch.cuda.is_available() else kinds.CPU])
+
+
+def _write_profile(profiler: torch.profiler.profile, file: Path) -> None:
+    by = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+    table = profiler.key_averages().table(sort_by=by, row_limit=50, max_name_column_width=110)
+    file.write_text(table, encoding="utf-8")
 
 
 def _phase(seen: Watched, name: PhaseName, method: Callable[..., Any], after: PhaseName = "rest") -> Any:

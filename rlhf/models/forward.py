@@ -1,4 +1,4 @@
-"""Forward passes that reward model and critic share, with explicit positions and float32 heads.
+"""Forward passes that all models of PPO share, with float32 score heads.
 
 Rows may be padded on either side: positions count real tokens, so padding changes nothing, for absolute (GPT-2)
 and rotary models alike.
@@ -14,12 +14,20 @@ from rlhf.models.load import backbone_of, score_head_of
 
 
 def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Last hidden states [B, L, H] of `input_ids` [B, L] int64 under `attention_mask` [B, L] bool."""
-    positions = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
-    outputs = backbone_of(model)(
-        input_ids=input_ids, attention_mask=attention_mask.long(), position_ids=positions, use_cache=False
-    )
-    return cast(Tensor, outputs.last_hidden_state)
+    """Last hidden states [B, L, H] of `input_ids` [B, L] int64 under `attention_mask` [B, L] bool.
+
+    A row's real tokens are one block with padding on either side. They are computed from column 0 on, where a causal
+    model needs no mask: no token looks at what follows it, attention takes its fastest kernel, and columns in which no
+    row has a token are not computed. States of padding are whatever they are.
+    """
+    columns = torch.arange(input_ids.shape[1], device=input_ids.device)
+    padding = attention_mask.int().argmax(dim=1, keepdim=True)
+    # The one wait for the device; transformers, which looks for packed rows, would wait at the same place.
+    width = max(1, int(attention_mask.sum(dim=1).max()))
+    aligned = input_ids.gather(1, (columns[:width] + padding) % len(columns))
+    hidden = cast(Tensor, backbone_of(model)(input_ids=aligned, use_cache=False).last_hidden_state)
+    back = (columns - padding).clamp(0, width - 1)
+    return hidden.gather(1, back[:, :, None].expand(-1, -1, hidden.shape[-1]))
 
 
 def apply_score_head(model: nn.Module, hidden: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from peft import LoraConfig, PeftConfig, TaskType, load_peft_weights
 from peft.peft_model import PeftModel
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rlhf.errors import ModelError
 from rlhf.models.adapters import SCORE_HEAD, fill_adapter, lora_config, with_new_adapter, with_saved_adapter
@@ -154,6 +155,11 @@ def backbone_of(model: nn.Module) -> nn.Module:
     """The transformer below the head, adapters included: maps token ids to hidden states `[B, L, H]`."""
     inner = inner_model_of(model)
     return getattr(inner, inner.base_model_prefix)
+
+
+def layers_of(model: nn.Module) -> list[GradientCheckpointingLayer]:
+    """The transformer's layers, first to last."""
+    return [each for each in backbone_of(model).modules() if isinstance(each, GradientCheckpointingLayer)]
 
 
 def score_head_of(model: nn.Module) -> nn.Module:

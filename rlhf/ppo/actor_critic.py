@@ -7,12 +7,16 @@ A row is a left-padded prompt followed by a right-padded response: `[B, P + T]`.
 from collections.abc import Iterator
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from rlhf.models.forward import apply_score_head, hidden_states
-from rlhf.models.load import output_head_of
+from rlhf.models.load import inner_model_of, output_head_of
 from rlhf.models.quantized import is_quantized
-from rlhf.ppo.losses import token_logprobs
+from rlhf.ppo.losses import AtLabels, logprobs_at_labels, token_logprobs
+
+MAX_LOGITS = 2**27
+"""That exist at once: 512 MiB as float32."""
 
 
 class ActorCritic(nn.Module):
@@ -23,8 +27,13 @@ class ActorCritic(nn.Module):
     do not. One that has them loads too.
     """
 
-    def __init__(self, policy: nn.Module, critic: nn.Module, *, temperature: float) -> None:
+    def __init__(
+        self, policy: nn.Module, critic: nn.Module, *, temperature: float, compiled: bool = False
+    ) -> None:
         super().__init__()
+        self.at_labels: AtLabels = logprobs_at_labels
+        if compiled:
+            self.at_labels = torch.compile(logprobs_at_labels, dynamic=True)
         self.policy = policy
         self.critic = critic
         self.temperature = temperature
@@ -56,6 +65,7 @@ class ActorCritic(nn.Module):
             response_mask,
             support,
             temperature=self.temperature,
+            at_labels=self.at_labels,
         )
         return logprobs, entropy, response_values(self.critic, input_ids, attention_mask, response_mask)
 
@@ -68,7 +78,7 @@ def response_logprobs(
     support: Tensor | None = None,
     *,
     temperature: float,
-    chunk_tokens: int = 4096,
+    at_labels: AtLabels | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities and entropies [B, T] float32 of the response tokens at the sampling temperature.
 
@@ -82,9 +92,15 @@ def response_logprobs(
         input_ids[:, -num_response:],
         temperature=temperature,
         mask=response_mask,
-        chunk_tokens=chunk_tokens,
+        chunk_tokens=chunk_tokens_of(model),
         support=support,
+        at_labels=at_labels,
     )
+
+
+def chunk_tokens_of(model: nn.Module) -> int:
+    """Tokens whose logits together are `MAX_LOGITS`, at least one."""
+    return max(1, MAX_LOGITS // cast(Any, inner_model_of(model).config).get_text_config().vocab_size)
 
 
 def response_values(

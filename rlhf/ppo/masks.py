@@ -8,21 +8,22 @@ def check_mask(mask: Tensor, **tensors: Tensor | None) -> None:
     """Refuse a mask that would silently move or broadcast what it selects.
 
     The last dimension of a mask with two or more is time, and what is kept starts at column 0 without
-    holes. A mask of one dimension selects rows or single tokens, in any pattern. On CUDA this waits for the device.
+    holes. A mask of one dimension selects rows or single tokens, in any pattern. For holes it looks on a CPU alone: on
+    a GPU it would have to wait for the device.
 
     Args:
         mask: [..., T] or [N] bool, True = keep.
         **tensors: what the mask is applied to, by the caller's names; None is passed over.
 
     Raises:
-        ValueError: not bool, a tensor of another shape, or a row with a hole.
+        ValueError: not bool, a tensor of another shape, or (on a CPU) a row with a hole.
     """
     if mask.dtype != torch.bool:
         raise ValueError(f"a mask is bool, True = keep; this one is {mask.dtype}")
     for name, tensor in tensors.items():
         if tensor is not None and tensor.shape != mask.shape:
             raise ValueError(f"{name} has shape {list(tensor.shape)}, its mask {list(mask.shape)}")
-    if mask.ndim > 1:
+    if mask.ndim > 1 and not mask.is_cuda:
         resumed = (mask[..., 1:] & ~mask[..., :-1]).flatten(0, -2).any(dim=-1)
         if bool(resumed.any()):
             rows = resumed.nonzero().flatten().tolist()

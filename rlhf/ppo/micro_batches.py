@@ -16,7 +16,7 @@ _UNBOUNDED = 2**62
 class MicroBatches:
     """Cuts rows into micro-batches, and cuts finer from then on where memory has run out.
 
-    A micro-batch counts its padding: rows x (longest prompt + longest response). Longest rows come first, so that the
+    A micro-batch counts its padding: rows x tokens of its longest row. Longest rows come first, so that the
     last micro-batch is a small one.
 
     Args:
@@ -91,8 +91,8 @@ class MicroBatches:
 
 
 def padded_tokens(rows: Sequence[int], lengths: Sequence[tuple[int, int]]) -> int:
-    """Tokens of rows side by side, padding included."""
-    return len(rows) * sum(max(lengths[row][part] for row in rows) for part in (0, 1))
+    """Tokens of rows side by side, each prompt with its response, padding included."""
+    return len(rows) * max(sum(lengths[row]) for row in rows)
 
 
 def lengths_of(rollout: Rollout) -> list[tuple[int, int]]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rlhf.errors import DataError
 from rlhf.models.forward import hidden_states, pad_right
 from rlhf.models.load import output_head_of
-from rlhf.ppo.actor_critic import ActorCritic
+from rlhf.ppo.actor_critic import ActorCritic, chunk_tokens_of
 from rlhf.ppo.losses import token_logprobs
 from rlhf.ppo.prompts import permutation
 from rlhf.recipe.ppo import PPOSection
@@ -119,7 +119,7 @@ def sft_loss(policy: nn.Module, rows: Sequence[SFTRow], num_tokens: int, device:
         ids[:, 1:].flatten(),
         temperature=1.0,
         mask=labels[:, 1:].flatten(),
-        chunk_tokens=4096,
+        chunk_tokens=chunk_tokens_of(policy),
     )
     weights = torch.tensor([row.weight for row in rows], dtype=torch.float32, device=device)
     return -(logprobs.view(len(rows), -1).sum(dim=1) * weights).sum() / num_tokens

@@ -200,7 +200,9 @@ class Collector:
         if responses[0].support is not None:
             part.append(pad_supports([response.support for response in responses], mask.shape[1]).to(device))
         logprobs, _, values = model(*part)
-        ref_logprobs, _ = response_logprobs(self.reference, *part, temperature=temperature)
+        ref_logprobs, _ = response_logprobs(
+            self.reference, *part, temperature=temperature, at_labels=model.at_labels
+        )
         cut = [response.finish_reason == "length" for response in responses]
         bootstrap = [0.0] * len(responses)
         if self.section.bootstrap_truncated and any(cut):

@@ -45,8 +45,6 @@ class SamplingSection(Section):
     """A folder of recorded rollouts (`<run>/ppo/rollouts`): its responses and numbers are taken in place of generation, to debug the update alone."""
     engine: Literal["auto", "hf", "graph"] = "auto"
     """Rollout engine: `hf` decodes with transformers' growing cache and runs everywhere; `graph` decodes in CUDA graphs over a fixed cache and fills the places of responses that have ended; `auto` takes `hf` and says so in the log."""
-    compile: bool = False
-    """Let torch.compile fuse the forward pass of `engine: graph`: half a minute once, at the first step."""
 
 
 class PPOSection(Section):
@@ -138,6 +136,8 @@ class PPOSection(Section):
     """What to do with longer prompts: stop and list them, leave them out (counted), or cut them (counted): a dialogue's oldest turns go, its system message and newest turns stay; a text keeps its newest tokens. A newest turn that is too long by itself, such as a text that `data.chat` wraps, is left out (counted)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
+    compile: bool = False
+    """Let torch.compile fuse the layers of all models, the log-probabilities and the `graph` engine's step: about a minute once, at the first step. A resumed run may then differ from an uninterrupted one by rounding."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of weights, gradients and optimizer state. `bfloat16` takes half the memory, and at usual learning rates most updates are too small to change a weight: for comparisons. Under adapters it is the frozen base alone that is rounded, which costs little. Heads stay float32."""
     backbone: Literal["separate", "shared"] = "separate"

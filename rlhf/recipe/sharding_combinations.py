@@ -32,6 +32,9 @@ def _zero(tree: Tree, strategy: str) -> Iterator[Fault]:
     if at(tree, "ppo", "critic_warmup_steps"):
         message = f"DeepSpeed ({strategy}) steps all parameters together, the policy's too: take fsdp2 or ddp"
         yield ("ppo", "critic_warmup_steps"), message
+    if at(tree, "ppo", "compile") and strategy == "zero3":
+        message = "zero3 fetches weights in the middle of what would be compiled: take zero2, fsdp2 or ddp"
+        yield ("ppo", "compile"), message
     if at(tree, "ppo", "ema_decay") is not None and strategy == "zero3":
         message = "only DeepSpeed itself can read the pieces that zero3 leaves between uses: take zero2, fsdp2 or ddp"
         yield ("ppo", "ema_decay"), message

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from rlhf.models.compiling import compile_layers
 from rlhf.models.embeddings import fit_embeddings
 from rlhf.models.load import check_plain_logits, disable_dropout, load_causal_lm
 from rlhf.models.rounding import round_weights
@@ -68,7 +69,12 @@ def build_models(
     if section.gradient_checkpointing:
         for model in (policy, critic):
             cast(Any, model).gradient_checkpointing_enable()
-    actor_critic = ActorCritic(policy, critic, temperature=section.sampling.temperature)
+    if section.compile:
+        for model in (policy, reference, critic):
+            compile_layers(model)
+    actor_critic = ActorCritic(
+        policy, critic, temperature=section.sampling.temperature, compiled=section.compile
+    )
     optimizer = torch.optim.AdamW(
         [
             {"params": [p for p in policy.parameters() if p.requires_grad], "role": "policy"},
@@ -77,6 +83,7 @@ def build_models(
         lr=section.learning_rate,
         eps=section.adam_eps,
         weight_decay=section.weight_decay,
+        fused=accelerator.device.type == "cuda",  # one pass over weights and moments
     )
     stop_ids = stop_token_ids(tokenizer, getattr(policy.generation_config, "eos_token_id", None))
     model, prepared = prepare(accelerator, actor_critic, optimizer)

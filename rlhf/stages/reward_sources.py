@@ -7,6 +7,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.errors import UsageError
+from rlhf.models.compiling import compile_layers
 from rlhf.models.load import disable_dropout, load_reward_model, new_reward_model
 from rlhf.models.rounding import round_weights
 from rlhf.models.tokenizer import chat_template_digest, pad_id, tokenizer_digest
@@ -180,6 +181,8 @@ class _Loader:
             assert section is not None
             if section.dtype == "bfloat16":
                 round_weights(model)
+            if section.compile:
+                compile_layers(model)
             home = torch.device("cpu") if section.offload_frozen else self.device
             model.requires_grad_(False).to(home).eval()
             self._models[given] = model

@@ -27,6 +27,7 @@ def choose_engine(
     dtype: torch.dtype,
     stop_texts: StopTexts | None,
     is_sharded: bool,
+    compiled: bool = False,
 ) -> tuple[GenerationEngine, str]:
     """The engine, and a line for the log that says which it is and why.
 
@@ -38,6 +39,7 @@ def choose_engine(
         dtype: of forward passes: bfloat16 under autocast.
         stop_texts: `sampling.stop`, ready for use.
         is_sharded: whether a process holds only a part of the weights.
+        compiled: let torch.compile fuse what the graph engine does.
 
     Raises:
         UsageError: `engine: graph` is named and cannot be.
@@ -53,7 +55,7 @@ def choose_engine(
             f"ppo.sampling.engine: graph {obstacle}",
             "Set ppo.sampling.engine: hf, or auto.",
         )
-    engine = GraphEngine(num_slots=batch_size, dtype=dtype, compiled=sampling.compile, max_length=max_length)
+    engine = GraphEngine(num_slots=batch_size, dtype=dtype, compiled=compiled, max_length=max_length)
     return engine, f"rollout engine: graph, {batch_size} slots, {str(dtype).removeprefix('torch.')}"
 
 

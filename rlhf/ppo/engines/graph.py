@@ -11,12 +11,15 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
+from rlhf.models.compiling import compile_for_caches
 from rlhf.models.forward import pad_right
-from rlhf.models.load import backbone_of, output_head_of
+from rlhf.models.load import backbone_of, layers_of, output_head_of
+from rlhf.ppo.engines.attention import DECODE_ATTENTION
 from rlhf.ppo.engines.base import Generation, require_numbers
-from rlhf.ppo.engines.decoder import DECODE_ATTENTION, Decoder
+from rlhf.ppo.engines.caches import PromptLayer
+from rlhf.ppo.engines.decoder import Decoder
 from rlhf.ppo.engines.lookout import Lookout
 from rlhf.ppo.engines.shadow import Shadow
 from rlhf.ppo.engines.slots import Shape, Slots, keys_and_values, to_device
@@ -96,7 +99,7 @@ class GraphEngine:
         if self._shadow is None or not self._shadow.holds(policy):
             self._slots = self._decoder = self._prefill = None
             self._shadow = Shadow(policy, self.dtype)
-            self._prefill = self._shadow.tree("sdpa")
+            self._prefill = self._tree("sdpa")
         else:
             self._shadow.refresh(policy)
         assert self._prefill is not None
@@ -110,9 +113,15 @@ class GraphEngine:
             self._slots = Slots(shape, _filled(self._prefill, [[0]]), noise.device)
         if self._decoder is None:
             on_gpu = noise.device.type == "cuda"
-            tree = self._shadow.tree(DECODE_ATTENTION)
-            self._decoder = Decoder(tree, self._slots, capture=on_gpu, compiled=self.compiled)
+            self._decoder = Decoder(self._tree(DECODE_ATTENTION), self._slots, capture=on_gpu)
         return self._slots, self._decoder
+
+    def _tree(self, attention: str) -> PreTrainedModel:
+        assert self._shadow is not None
+        tree = self._shadow.tree(attention)
+        if self.compiled:
+            compile_for_caches(tree)
+        return tree
 
 
 class _Call:
@@ -142,9 +151,8 @@ class _Call:
             self._draw_together()
             left = max(self.num_tokens - done for done in self.steps.values())
             steps = min(LOOK_EVERY_TOKENS, left)
-            columns = self._columns(steps)
             for _ in range(steps):
-                self.decoder.advance(self.size, columns, self.temperature)
+                self.decoder.advance(self.size, self.temperature)
             for slot in self.steps:
                 self.steps[slot] += steps
             self._free()
@@ -193,15 +201,6 @@ class _Call:
                 self.steps[target] = self.steps.pop(source)
         self.size = size
 
-    def _columns(self, steps: int) -> int:
-        """What the furthest slot will have reached, rounded up so that there are few kinds of step."""
-        furthest = max(
-            len(self.prompts[row]) - 1 + min(self.steps[slot] + steps, self.num_tokens)
-            for slot, row in self.row_of.items()
-        )
-        grain = max(_COLUMNS, self.slots.shape.num_columns // 8 // _COLUMNS * _COLUMNS)
-        return min(-furthest % grain + furthest, self.slots.shape.num_columns)
-
     def _free(self) -> None:
         """Take back slots whose response has ended: by its length, which the host knows, or by what it saw one look ago."""
         seen = self.lookout.look(self.row_of)
@@ -226,10 +225,10 @@ def _generation(slots: Slots, num_rows: int) -> Generation:
     )
 
 
-def _filled(model: PreTrainedModel, contexts: list[list[int]]) -> DynamicCache:
+def _filled(model: PreTrainedModel, contexts: list[list[int]]) -> Cache:
     """Keys and values of contexts, right-padded: what lies behind a row's end is never looked at."""
     ids, _ = pad_right(contexts, next(model.parameters()).device)
-    cache = DynamicCache()
+    cache = Cache(layers=[PromptLayer() for _ in layers_of(model)])
     backbone_of(model)(input_ids=ids, past_key_values=cache, use_cache=True)
     return cache
 

@@ -1,6 +1,6 @@
 """One token a row from its logits: the distribution, what top-p and min-p leave of it, and the draw.
 
-B rows, V vocabulary, cut into C blocks of K tokens. The maths is float32, running sums of it float64.
+B rows, V vocabulary, cut into C blocks. The maths is float32, running sums of it float64.
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_LARGEST_BLOCK = 1024
-_PADDED_BLOCK = 512
+_BLOCK = 1024
 
 
 @dataclass(frozen=True)
@@ -42,41 +41,55 @@ def sample_tokens(
     """
     if temperature == 0:
         tokens = logits.argmax(dim=-1)
-        return Draw(tokens, _logprobs(logits.float(), tokens), None)
-    if temperature != 1:
-        logits = logits.float() / temperature
-    probabilities = logits.softmax(dim=-1, dtype=torch.float32)
-    if top_p == 1 and min_p == 0:
-        return Draw(*_inverse_cdf(probabilities, noise), None)
-    support = support_of(probabilities, top_p=top_p, min_p=min_p)
-    tokens, _ = _inverse_cdf(probabilities.masked_fill(~support, 0.0), noise)
-    # CUDA sums in parallel, where a sum can fall by rounding: no draw may land between two supported tokens.
-    tokens = torch.where(support.gather(1, tokens[:, None]).squeeze(1), tokens, probabilities.argmax(dim=-1))
-    return Draw(tokens, _logprobs(logits.float().masked_fill(~support, -torch.inf), tokens), support)
+        return Draw(tokens, logits.float().log_softmax(dim=-1).gather(1, tokens[:, None]).squeeze(1), None)
+    support = None
+    if top_p < 1 or min_p > 0:
+        logits = logits.float()
+        support = support_of((logits / temperature).softmax(dim=-1), top_p=top_p, min_p=min_p)
+        logits = logits.masked_fill(~support, -torch.inf)
+    return Draw(*_inverse_cdf(logits, noise, temperature), support)
 
 
-def _inverse_cdf(probabilities: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+def _inverse_cdf(logits: Tensor, noise: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """The tokens [B] int64 at which the cumulative probability first exceeds the noise, and their log-probabilities [B].
 
-    First the block, by the running sum of the blocks' probabilities, then the token in it: the vocabulary is read once,
-    and never summed token by token. A token of probability 0 is never drawn: the noise is scaled to each running sum's
-    own end. Probabilities that are not numbers give some token, and a log-probability that is not a number.
+    First the block, by the running sum of the blocks' weights, then the token in it: the vocabulary is read once, and
+    never summed token by token. A token of probability 0 is never drawn: the noise is scaled to each running sum's own
+    end. Logits that are not numbers give some token, and a log-probability that is not a number.
     """
-    size = _block_size(probabilities.shape[-1])
-    missing = -probabilities.shape[-1] % size
-    padded = F.pad(probabilities, (0, missing)) if missing else probabilities
-    blocks = padded.unflatten(-1, (-1, size))
-    sums = blocks.sum(dim=-1).double()
-    ends = sums.cumsum(dim=-1)
+    largest, sums = _block_sums(logits, temperature)
+    highest = largest.amax(dim=-1, keepdim=True)
+    weights = sums.double() * (largest - highest).double().exp()
+    ends = weights.cumsum(dim=-1)
     target = noise.double()[:, None] * ends[:, -1:]
     block = _first_above(ends, target)
-    weight = sums.gather(1, block)
+    weight = weights.gather(1, block)
     share = (target - (ends.gather(1, block) - weight)) / weight
-    within = blocks.gather(1, block[..., None].expand(-1, -1, size)).squeeze(1).double().cumsum(dim=-1)
+    ids = block * _BLOCK + torch.arange(_BLOCK, device=logits.device)
+    known = ids < logits.shape[-1]
+    scaled = logits.gather(1, ids.clamp(max=logits.shape[-1] - 1)).float() / temperature - highest
+    within = scaled.masked_fill(~known, -torch.inf).double().exp().cumsum(dim=-1)
     place = _first_above(within, share.clamp(0, 1 - 2**-52) * within[:, -1:])
-    tokens = (block * size + place).clamp(max=probabilities.shape[-1] - 1)
-    logprobs = probabilities.gather(1, tokens).double().log() - ends[:, -1:].log()
+    logprobs = scaled.gather(1, place).double() - ends[:, -1:].log()
+    tokens = ids.gather(1, place).clamp(max=logits.shape[-1] - 1)
     return tokens.squeeze(1), logprobs.float().squeeze(1)
+
+
+def _block_sums(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Of C blocks of `_BLOCK` tokens, the last of them shorter: largest scaled logit, sum of exponentials relative to it.
+
+    Returns:
+        [B, C] float32 each; of a block of minus infinities, minus infinity and 0.
+    """
+    if logits.is_cuda:
+        from rlhf.ppo.engines.kernels import block_sums
+
+        return block_sums(logits.contiguous(), temperature, _BLOCK)
+    missing = -logits.shape[-1] % _BLOCK
+    scaled = F.pad(logits.float() / temperature, (0, missing), value=-torch.inf).unflatten(-1, (-1, _BLOCK))
+    largest = scaled.amax(dim=-1, keepdim=True)
+    base = largest.masked_fill(largest == -torch.inf, 0.0)
+    return largest.squeeze(-1), (scaled - base).exp().sum(dim=-1)
 
 
 def _first_above(ends: Tensor, target: Tensor) -> Tensor:
@@ -84,14 +97,6 @@ def _first_above(ends: Tensor, target: Tensor) -> Tensor:
     place = torch.searchsorted(ends, target, right=True)
     place = torch.minimum(place, torch.searchsorted(ends, ends[:, -1:].contiguous()))
     return place.clamp(max=ends.shape[-1] - 1)  # where nothing is a number
-
-
-def _block_size(num_tokens: int) -> int:
-    """A power of two that divides the vocabulary, so that nothing is copied to pad it; a vocabulary with none is padded."""
-    if num_tokens <= _LARGEST_BLOCK:
-        return num_tokens
-    divisor = min(num_tokens & -num_tokens, _LARGEST_BLOCK)
-    return divisor if divisor >= 64 else _PADDED_BLOCK
 
 
 def support_of(probabilities: Tensor, *, top_p: float, min_p: float) -> Tensor:
@@ -116,7 +121,3 @@ def support_of(probabilities: Tensor, *, top_p: float, min_p: float) -> Tensor:
         kept = before < top_p
         support &= torch.zeros_like(kept).scatter(1, order, kept)
     return support
-
-
-def _logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
-    return logits.log_softmax(dim=-1).gather(1, tokens[:, None]).squeeze(1)

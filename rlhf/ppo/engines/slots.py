@@ -11,67 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import Cache
-from transformers.cache_utils import CacheLayerMixin
 
-SPARE_COLUMNS = 64
-"""Never shown, so that what is shown is a view of one kind whatever its size: torch.compile would compile twice."""
-
-
-class SlotLayer(CacheLayerMixin):
-    """Keys and values of one layer: [S, heads, L, head size]; decoding sees the first slots and columns of it."""
-
-    is_compileable = True
-
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        super().__init__()
-        self.keys, self.values = keys, values  # as the base class names them
-        self._all_keys, self._all_values = keys, values
-        self.is_initialized = True
-        self.shown_keys, self.shown_values = keys, values
-        self.dtype = keys.dtype
-        self.slots = self.positions = torch.empty(0)
-
-    def narrow(self, slots: Tensor, positions: Tensor, num_columns: int) -> None:
-        """Show the slots [n] int64, which are the first ones, and as many columns; each writes at its position [n] int64."""
-        size = len(slots)
-        self.slots, self.positions = slots, positions
-        self.shown_keys = self._all_keys[:size, :, :num_columns]
-        self.shown_values = self._all_values[:size, :, :num_columns]
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Write one token a slot, [n, heads, 1, head size], and return what is shown."""
-        self.shown_keys[self.slots, :, self.positions] = key_states[:, :, 0]
-        self.shown_values[self.slots, :, self.positions] = value_states[:, :, 0]
-        return self.shown_keys, self.shown_values
-
-    def fill(self, slots: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Write the first columns of some slots."""
-        self._all_keys[slots, :, : keys.shape[2]] = keys
-        self._all_values[slots, :, : values.shape[2]] = values
-
-    def move(self, sources: Tensor, targets: Tensor) -> None:
-        """Copy slots."""
-        self._all_keys[targets], self._all_values[targets] = (
-            self._all_keys[sources],
-            self._all_values[sources],
-        )
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing: the memory is there from the start."""
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """The mask is given, so no one asks in earnest."""
-        return self.shown_keys.shape[2], 0
-
-    def get_seq_length(self) -> int:
-        """Every slot has a length of its own; positions are given."""
-        return 0
-
-    def get_max_length(self) -> int:
-        """Columns."""
-        return self._all_keys.shape[2]
+from rlhf.ppo.engines.caches import SlotLayer
 
 
 @dataclass(frozen=True)
@@ -137,8 +78,6 @@ class Slots:
 
         self.shape = shape
         self.idle_row = shape.num_rows
-        self.index = torch.arange(slots, device=device)
-        self.columns = torch.arange(shape.num_columns, device=device)
         self.tokens, self.positions, self.steps = zeros(slots), zeros(slots), zeros(slots)
         self.rows = torch.full((slots,), self.idle_row, device=device)
         self.ended = torch.ones(slots, dtype=torch.bool, device=device)
@@ -150,13 +89,10 @@ class Slots:
         self.lengths = zeros(rows)
         self.by_token = zeros(rows, dtype=torch.bool)
         self.layers = [
-            SlotLayer(
-                *(_room(part, slots, shape.num_columns + SPARE_COLUMNS) for part in keys_and_values(layer))
-            )
+            SlotLayer(*(_room(part, slots, shape.num_columns) for part in keys_and_values(layer)))
             for layer in example.layers
         ]
         self.cache = Cache(layers=list(self.layers))
-        self.dtype = self.layers[0].dtype
 
     def begin(self, noise: Tensor, stop_ids: Sequence[int]) -> None:
         """Empty all slots and results for a call with noise [B, T]."""

@@ -20,14 +20,13 @@ def test_by_rows_the_longest_come_first():
 
 
 def test_by_tokens_padding_counts():
-    """Rows 0 and 2 side by side need 2 x (8 + 10) = 36 tokens; 4 and 3 need 2 x (3 + 3) = 12, with 1 they need 18."""
-    assert padded_tokens([0, 2], LENGTHS) == 36
+    """Rows 0 and 2 side by side need 2 x (2 + 10) = 24 tokens; 2 and 4 need 18; 4 and 3 need 2 x (3 + 3) = 12, with 1 they need 18."""
+    assert padded_tokens([0, 2], LENGTHS) == 24
     by_tokens = {
-        n: MicroBatches(section_of(per_device_tokens=n)).split(range(5), LENGTHS) for n in (36, 35, 18, 17)
+        n: MicroBatches(section_of(per_device_tokens=n)).split(range(5), LENGTHS) for n in (24, 23, 17)
     }
-    assert by_tokens[36] == [[0, 2], [4, 3, 1]]
-    assert by_tokens[35] == [[0], [2, 4, 3], [1]]
-    assert by_tokens[18] == [[0], [2], [4, 3, 1]]
+    assert by_tokens[24] == [[0, 2], [4, 3, 1]]
+    assert by_tokens[23] == [[0], [2, 4], [3, 1]]
     assert by_tokens[17] == [[0], [2], [4, 3], [1]]
     assert MicroBatches(section_of(per_device_tokens="auto")).split(range(5), LENGTHS) == [[0, 2, 4, 3, 1]]
 
@@ -50,11 +49,12 @@ def small_device(ppo, num_tokens, monkeypatch):
     fitted = []
     real = ppo.model.forward
 
-    def forward(input_ids, *rest, **more):
-        if input_ids.numel() > num_tokens:
-            raise torch.OutOfMemoryError(f"{input_ids.numel()} tokens")
-        fitted.append(input_ids.numel())
-        return real(input_ids, *rest, **more)
+    def forward(input_ids, attention_mask, *rest, **more):
+        tokens = len(input_ids) * int(attention_mask.sum(dim=1).max())
+        if tokens > num_tokens:
+            raise torch.OutOfMemoryError(f"{tokens} tokens")
+        fitted.append(tokens)
+        return real(input_ids, attention_mask, *rest, **more)
 
     monkeypatch.setattr(ppo.model, "forward", forward)
     return fitted

@@ -63,14 +63,15 @@ def test_nothing_moves_where_the_model_is_there_already():
         assert [parameter.data_ptr() for parameter in model.parameters()] == places
 
 
-def test_a_reward_model_scores_on_its_device():
-    model, seen = tiny_rm(), []
+def test_a_reward_model_scores_on_its_device(monkeypatch):
+    model = tiny_rm()
     source = ModelSource("judge", model, lambda answer: answer.response_ids, batch_size=2, device=META)
-    model.model.embed_tokens.register_forward_pre_hook(lambda module, _: seen.append(module.weight.device))
-    answers = [Answer(PROMPTS[0], [3, 4, 5], "eos")]
-    with pytest.raises(RuntimeError, match="meta"):  # a score of no number cannot be read
-        source.score(answers)
-    assert seen == [META]
+
+    def scores(model, ids, mask):
+        return torch.tensor([float(model.model.embed_tokens.weight.device == ids.device == META)])
+
+    monkeypatch.setattr("rlhf.models.forward.sequence_scores", scores)
+    assert source.score([Answer(PROMPTS[0], [3, 4, 5], "eos")]) == [1.0]
     assert model.score.weight.device == torch.device("cpu")
 
 

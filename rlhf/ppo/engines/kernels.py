@@ -1,0 +1,147 @@
+"""The two kernels of decoding, in Triton, which comes with PyTorch for CUDA and is absent without it: imported on a GPU alone."""
+
+import torch
+import triton  # pyright: ignore[reportMissingImports]
+import triton.language as tl  # pyright: ignore[reportMissingImports]
+from torch import Tensor
+
+_LEAST = 16
+"""Rows and columns of the smallest product that tl.dot takes."""
+
+
+# Said to change nothing, though it writes the cache: what reads the cache is this operator alone, and torch.compile
+# would copy the whole of it at each step to keep to the order of writes.
+@torch.library.custom_op("rlhf::attend", mutates_args=())
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, places: Tensor, scale: float
+) -> Tensor:
+    """Write one token a slot into the cache, and attend to all that a slot looks at.
+
+    One program a slot and head of keys walks that slot's own columns with a running softmax (Milakov and Gimelshein
+    2018, "Online normalizer calculation for softmax", algorithm 3); what lies behind a slot's position is not read.
+
+    Args:
+        query: [n, H, G, D], G heads of queries to a head of keys.
+        key, value: [n, H, 1, D], the new token's.
+        keys, values: [S, H, L, D], contiguous, of which the first n slots take part.
+        places: [n, 2] int64, the first column that a slot looks at, and the last, which is the new token's.
+        scale: of the scores.
+
+    Returns:
+        [n, H, G, D], of the query's dtype.
+    """
+    rows, heads, group, size = query.shape
+    output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+    is_float32 = query.dtype == torch.float32
+    _attend[(rows, heads)](
+        query.contiguous(),
+        key.contiguous(),
+        value.contiguous(),
+        keys,
+        values,
+        places.contiguous(),
+        output,
+        scale,
+        keys.shape[2],
+        GROUP=group,
+        MEMBERS=max(_LEAST, triton.next_power_of_2(group)),
+        SIZE=size,
+        WIDTH=max(_LEAST, triton.next_power_of_2(size)),
+        BLOCK=32 if is_float32 or size > 128 else 64,
+        PRECISION="ieee" if is_float32 else "tf32",
+        num_warps=4,
+    )
+    return output
+
+
+@attend.register_fake
+def _(
+    query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, places: Tensor, scale: float
+) -> Tensor:
+    return torch.empty(query.shape, dtype=query.dtype, device=query.device)
+
+
+@triton.jit
+def _attend(
+    query,
+    key,
+    value,
+    keys,
+    values,
+    places,
+    output,
+    scale,
+    num_columns,
+    GROUP: tl.constexpr,  # noqa: N803
+    MEMBERS: tl.constexpr,  # noqa: N803
+    SIZE: tl.constexpr,  # noqa: N803
+    WIDTH: tl.constexpr,  # noqa: N803
+    BLOCK: tl.constexpr,  # noqa: N803
+    PRECISION: tl.constexpr,  # noqa: N803
+):
+    slot = tl.program_id(0).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
+    first = tl.load(places + 2 * tl.program_id(0)).to(tl.int32)
+    last = tl.load(places + 2 * tl.program_id(0) + 1).to(tl.int32)
+    member, place = tl.arange(0, MEMBERS), tl.arange(0, WIDTH)
+    inside = place < SIZE
+    spots = slot * GROUP * SIZE + member[:, None] * SIZE + place[None, :]
+    held = (member[:, None] < GROUP) & inside[None, :]
+    asked = tl.load(query + spots, mask=held, other=0.0)
+    cache = slot * num_columns * SIZE
+    new_key = tl.load(key + slot * SIZE + place, mask=inside, other=0.0)
+    new_value = tl.load(value + slot * SIZE + place, mask=inside, other=0.0)
+    tl.store(keys + cache + last * SIZE + place, new_key, mask=inside)
+    tl.store(values + cache + last * SIZE + place, new_value, mask=inside)
+    # The new token is not read back; the running softmax starts with it.
+    best = tl.sum(asked.to(tl.float32) * new_key.to(tl.float32)[None, :], axis=1) * scale
+    total = tl.full([MEMBERS], 1.0, tl.float32)
+    mixed = tl.zeros([MEMBERS, WIDTH], tl.float32) + new_value.to(tl.float32)[None, :]
+    for start in range(first // BLOCK * BLOCK, last, BLOCK):
+        column = start + tl.arange(0, BLOCK)
+        shown = (column >= first) & (column < last)
+        where = cache + column[:, None] * SIZE + place[None, :]
+        read = shown[:, None] & inside[None, :]
+        old_keys = tl.load(keys + where, mask=read, other=0.0)
+        scores = tl.dot(asked, tl.trans(old_keys), input_precision=PRECISION) * scale
+        scores = tl.where(shown[None, :], scores, float("-inf"))
+        highest = tl.maximum(best, tl.max(scores, axis=1))
+        weights = tl.exp(scores - highest[:, None])
+        kept = tl.exp(best - highest)
+        old_values = tl.load(values + where, mask=read, other=0.0)
+        total = total * kept + tl.sum(weights, axis=1)
+        mixed = mixed * kept[:, None] + tl.dot(
+            weights.to(old_values.dtype), old_values, input_precision=PRECISION
+        )
+        best = highest
+    tl.store(output + spots, (mixed / total[:, None]).to(output.dtype.element_ty), mask=held)
+
+
+def block_sums(logits: Tensor, temperature: float, size: int) -> tuple[Tensor, Tensor]:
+    """Each block's largest logit over the temperature, and its sum of exponentials relative to that.
+
+    Args:
+        logits: [B, V], any float dtype, contiguous.
+        temperature: above 0.
+        size: of a block, a power of two; the last may be shorter.
+
+    Returns:
+        largest, sums: [B, C] float32; of a block of minus infinities, minus infinity and 0.
+    """
+    rows, vocabulary = logits.shape
+    blocks = triton.cdiv(vocabulary, size)
+    largest, sums = (torch.empty(rows, blocks, dtype=torch.float32, device=logits.device) for _ in range(2))
+    _block_sums[(rows, blocks)](logits, largest, sums, vocabulary, temperature, SIZE=size, num_warps=4)
+    return largest, sums
+
+
+@triton.jit
+def _block_sums(logits, largest, sums, vocabulary, temperature, SIZE: tl.constexpr):  # noqa: N803
+    row, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    token = block * SIZE + tl.arange(0, SIZE)
+    scaled = tl.load(logits + row * vocabulary + token, mask=token < vocabulary, other=float("-inf"))
+    scaled = scaled.to(tl.float32) / temperature
+    highest = tl.max(scaled, axis=0)
+    base = tl.where(highest == float("-inf"), 0.0, highest)
+    place = row * tl.num_programs(1) + block
+    tl.store(largest + place, highest)
+    tl.store(sums + place, tl.sum(tl.exp(scaled - base), axis=0))
