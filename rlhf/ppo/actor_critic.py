@@ -5,16 +5,17 @@ A row is a left-padded prompt followed by a right-padded response: `[B, P + T]`.
 """
 
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, Literal, cast
 
-import torch
 from torch import Tensor, nn
 
 from rlhf.models.forward import apply_score_head, hidden_states
 from rlhf.models.load import inner_model_of, output_head_of
 from rlhf.models.quantized import is_quantized
-from rlhf.ppo.losses import AtLabels, logprobs_at_labels, token_logprobs
+from rlhf.ppo.losses import token_logprobs
 
+Role = Literal["policy", "critic"]
+ROLES: tuple[Role, ...] = ("policy", "critic")
 MAX_LOGITS = 2**27
 """That exist at once: 512 MiB as float32."""
 
@@ -27,13 +28,8 @@ class ActorCritic(nn.Module):
     do not. One that has them loads too.
     """
 
-    def __init__(
-        self, policy: nn.Module, critic: nn.Module, *, temperature: float, compiled: bool = False
-    ) -> None:
+    def __init__(self, policy: nn.Module, critic: nn.Module, *, temperature: float) -> None:
         super().__init__()
-        self.at_labels: AtLabels = logprobs_at_labels
-        if compiled:
-            self.at_labels = torch.compile(logprobs_at_labels, dynamic=True)
         self.policy = policy
         self.critic = critic
         self.temperature = temperature
@@ -46,7 +42,9 @@ class ActorCritic(nn.Module):
         attention_mask: Tensor,
         response_mask: Tensor,
         support: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        *,
+        roles: tuple[Role, ...] = ROLES,
+    ) -> dict[str, Tensor]:
         """Log-probabilities, entropies and values of the response tokens.
 
         Args:
@@ -54,20 +52,24 @@ class ActorCritic(nn.Module):
             attention_mask: [B, P + T] bool, True on real tokens.
             response_mask: [B, T] bool, True on response tokens.
             support: [B, T, K] int64, the tokens that each was sampled from, padded with -1; None: all.
+            roles: who is asked.
 
         Returns:
-            logprobs, entropy, values: [B, T] float32 each, 0 outside the mask.
+            `logprobs` and `entropy` of the policy, `values` of the critic: [B, T] float32 each, 0 outside the mask.
         """
-        logprobs, entropy = response_logprobs(
-            self.policy,
-            input_ids,
-            attention_mask,
-            response_mask,
-            support,
-            temperature=self.temperature,
-            at_labels=self.at_labels,
-        )
-        return logprobs, entropy, response_values(self.critic, input_ids, attention_mask, response_mask)
+        outputs: dict[str, Tensor] = {}
+        if "policy" in roles:
+            outputs["logprobs"], outputs["entropy"] = response_logprobs(
+                self.policy,
+                input_ids,
+                attention_mask,
+                response_mask,
+                support,
+                temperature=self.temperature,
+            )
+        if "critic" in roles:
+            outputs["values"] = response_values(self.critic, input_ids, attention_mask, response_mask)
+        return outputs
 
 
 def response_logprobs(
@@ -78,7 +80,6 @@ def response_logprobs(
     support: Tensor | None = None,
     *,
     temperature: float,
-    at_labels: AtLabels | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities and entropies [B, T] float32 of the response tokens at the sampling temperature.
 
@@ -94,7 +95,6 @@ def response_logprobs(
         mask=response_mask,
         chunk_tokens=chunk_tokens_of(model),
         support=support,
-        at_labels=at_labels,
     )
 
 

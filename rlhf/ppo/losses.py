@@ -16,7 +16,6 @@ from torch.utils.checkpoint import checkpoint
 from rlhf.ppo.masks import check_mask, keep
 
 Head = Tensor | Callable[[Tensor], Tensor]
-AtLabels = Callable[[Tensor, Tensor, float, Tensor | None], tuple[Tensor, Tensor]]
 
 
 def policy_loss(
@@ -140,7 +139,6 @@ def token_logprobs(
     mask: Tensor,
     chunk_tokens: int,
     support: Tensor | None = None,
-    at_labels: AtLabels | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute the log-probability of each target and the entropy there, a few tokens' logits at a time.
 
@@ -156,7 +154,6 @@ def token_logprobs(
         chunk_tokens: most tokens whose logits exist at once.
         support: [B, T, K] or [N, K] int64, the tokens that each target was sampled from, -1 where there are fewer:
             the distribution is renormalised over them. None: the whole vocabulary.
-        at_labels: `logprobs_at_labels`, or that function compiled.
 
     Returns:
         logprobs, entropy (nats): float32, as targets, 0 outside the mask; both with gradient.
@@ -178,7 +175,7 @@ def token_logprobs(
 
     def chunk(states: Tensor, labels: Tensor, support: Tensor | None = None) -> tuple[Tensor, Tensor]:
         logits = F.linear(states, head) if isinstance(head, Tensor) else head(states)
-        return (at_labels or logprobs_at_labels)(logits, labels, temperature, support)
+        return _at_labels(logits, labels, temperature, support)
 
     # A batch without a kept token still passes one empty chunk: DDP waits for the head's gradient on every rank.
     pieces = list(zip(*(tensor.split(chunk_tokens) for tensor in inputs), strict=True))
@@ -206,10 +203,14 @@ def _kept_support(support: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     return support.flatten(0, -2)
 
 
-def logprobs_at_labels(
+def _at_labels(
     logits: Tensor, labels: Tensor, temperature: float, support: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities and entropies [n] under the softmax of logits [n, V], over the support [n, K] alone if given."""
+    if support is None and logits.is_cuda:
+        from rlhf.ppo.kernels import LogprobsAtLabels
+
+        return LogprobsAtLabels.apply(logits, labels, temperature)
     if support is None:
         log_softmax = torch.log_softmax(logits.float() / temperature, dim=-1)
         entropy = -(log_softmax.exp() * log_softmax).sum(dim=-1)

@@ -11,7 +11,7 @@ from rlhf.recipe.ppo import PPOSection
 
 def objective(
     section: PPOSection,
-    outputs: tuple[Tensor, Tensor, Tensor],
+    outputs: dict[str, Tensor],
     batch: dict[str, Tensor],
     advantages: Tensor,
     returns: Tensor,
@@ -20,11 +20,11 @@ def objective(
     kl_coef: float,
     trains_policy: bool,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Policy loss + vf_coef x value loss - entropy_coef x entropy + kl_coef x KL (`kl.place: loss`).
+    """vf_coef x value loss + policy loss - entropy_coef x entropy + kl_coef x KL (`kl.place: loss`), or one role's part.
 
     Args:
         section: the recipe's `ppo`.
-        outputs: logprobs, entropy, values: [B, T] float32 each, with gradient.
+        outputs: of `ActorCritic.forward`, with gradient; the terms of a role that was not asked are left out.
         batch: of `Rollout.micro_batch`.
         advantages: [B, T] float32.
         returns: [B, T] float32.
@@ -34,12 +34,44 @@ def objective(
 
     Returns:
         loss: 0-dim float32.
-        stats: 0-dim float32 without gradient. All add up over micro-batches and ranks, but `ratio_max`, which merges
-            by its maximum.
+        stats: 0-dim float32 without gradient. All add up over roles, micro-batches and ranks, but `ratio_max`, which
+            merges by its maximum.
     """
-    logprobs, entropy, values = outputs
-    mask = batch["response_mask"]
-    pg_loss, pg_stats = policy_loss(
+    losses: list[Tensor] = []
+    stats: dict[str, Tensor] = {}
+    if "values" in outputs:
+        vf_loss, vf_stats = value_loss(
+            outputs["values"],
+            batch["values"],
+            returns,
+            batch["response_mask"],
+            cliprange_value=section.cliprange_value,
+            num_tokens=num_tokens,
+        )
+        losses.append(section.vf_coef * vf_loss)
+        stats |= {"value_loss": vf_loss, "value_clipfrac": vf_stats["clipfrac"]}
+    if "logprobs" in outputs:
+        of_policy, policy_stats = _of_policy(
+            section, outputs, batch, advantages, num_tokens=num_tokens, kl_coef=kl_coef
+        )
+        losses.append((1.0 if trains_policy else 0.0) * of_policy)
+        stats |= policy_stats
+    loss = torch.stack(losses).sum()
+    stats["loss"] = loss
+    return loss, {name: value.detach() for name, value in stats.items()}
+
+
+def _of_policy(
+    section: PPOSection,
+    outputs: dict[str, Tensor],
+    batch: dict[str, Tensor],
+    advantages: Tensor,
+    *,
+    num_tokens: int,
+    kl_coef: float,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    logprobs, mask = outputs["logprobs"], batch["response_mask"]
+    pg_loss, stats = policy_loss(
         logprobs,
         batch["logprobs"],
         advantages,
@@ -48,30 +80,15 @@ def objective(
         num_tokens=num_tokens,
         dual_clip=section.dual_clip,
     )
-    vf_loss, vf_stats = value_loss(
-        values,
-        batch["values"],
-        returns,
-        mask,
-        cliprange_value=section.cliprange_value,
-        num_tokens=num_tokens,
-    )
-    mean_entropy = keep(entropy, mask).sum() / num_tokens
-    stats = pg_stats | {
-        "policy_loss": pg_loss,
-        "value_loss": vf_loss,
-        "value_clipfrac": vf_stats["clipfrac"],
-        "entropy": mean_entropy,
-    }
+    mean_entropy = keep(outputs["entropy"], mask).sum() / num_tokens
+    stats = stats | {"policy_loss": pg_loss, "entropy": mean_entropy}
     of_policy = pg_loss
     if section.entropy_coef:
         of_policy = of_policy - section.entropy_coef * mean_entropy
     if section.kl.place == "loss":
         stats["kl"] = _mean_kl(section, logprobs, batch["ref_logprobs"], mask, num_tokens)
         of_policy = of_policy + kl_coef * stats["kl"]
-    loss = section.vf_coef * vf_loss + (1.0 if trains_policy else 0.0) * of_policy
-    stats["loss"] = loss
-    return loss, {name: value.detach() for name, value in stats.items()}
+    return of_policy, stats
 
 
 def _mean_kl(

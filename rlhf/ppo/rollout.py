@@ -199,15 +199,15 @@ class Collector:
         part = [torch.cat([prompt_ids, response_ids], dim=1), torch.cat([prompt_mask, mask], dim=1), mask]
         if responses[0].support is not None:
             part.append(pad_supports([response.support for response in responses], mask.shape[1]).to(device))
-        logprobs, _, values = model(*part)
-        ref_logprobs, _ = response_logprobs(
-            self.reference, *part, temperature=temperature, at_labels=model.at_labels
-        )
+        outputs = model(*part)
+        ref_logprobs, _ = response_logprobs(self.reference, *part, temperature=temperature)
         cut = [response.finish_reason == "length" for response in responses]
         bootstrap = [0.0] * len(responses)
         if self.section.bootstrap_truncated and any(cut):
             bootstrap = (sequence_scores(model.critic, *part[:2]) * torch.tensor(cut, device=device)).tolist()
-        columns = (_rows(column.float(), mask) for column in (logprobs, ref_logprobs, values))
+        columns = (
+            _rows(column.float(), mask) for column in (outputs["logprobs"], ref_logprobs, outputs["values"])
+        )
         return [_Measured(*row) for row in zip(*columns, bootstrap, strict=True)]
 
     @staticmethod

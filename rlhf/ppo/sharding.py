@@ -168,10 +168,17 @@ def clip(
     """
     if _is_zero(accelerator):
         return zero.gradient_norm(model)
-    norm = accelerator.clip_grad_norm_(parameters, max_norm)
+    gradients = [each.grad for each in parameters if each.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
     if isinstance(norm, DTensor):
         norm = norm.full_tensor()
-    return float(norm) if norm is not None else 0.0
+    number = float(norm)  # waits for the backward pass
+    if number > max_norm:
+        for dtype in {each.dtype for each in gradients}:
+            torch._foreach_mul_(
+                [each for each in gradients if each.dtype == dtype], max_norm / (number + 1e-6)
+            )
+    return number
 
 
 def step(accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

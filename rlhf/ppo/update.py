@@ -11,6 +11,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from rlhf.errors import TrainingError
+from rlhf.ppo.actor_critic import ROLES, Role
 from rlhf.ppo.episodes import Rollout
 from rlhf.ppo.micro_batches import MicroBatches, lengths_of, padded_tokens, require_divisible
 from rlhf.ppo.nonfinite import NonFiniteError, UpdateError
@@ -184,14 +185,25 @@ class Updater:
         for micro in micro_batches:
             try:
                 with exchanging(accelerator, self.model, last=last):
-                    loss, stats = self._loss(shared, micro, num_tokens)
-                    backward(accelerator, self.model, loss * accelerator.num_processes)
+                    stats = self._pass(shared, micro, num_tokens, last=last)
             except torch.OutOfMemoryError:
                 if passes_talk(accelerator) or (last and accelerator.num_processes > 1):
                     raise
                 return passed, micro
             passed.append((micro, stats))
         return passed, []
+
+    def _pass(self, shared: _Step, micro: list[int], num_tokens: int, *, last: bool) -> dict[str, Tensor]:
+        """Forward and backward; where nobody waits for the pass one role after the other, so that the activations of one
+        are in memory at a time."""
+        accelerator = self.accelerator
+        together = passes_talk(accelerator) or (last and accelerator.num_processes > 1)
+        stats: dict[str, Tensor] = {}
+        for roles in [ROLES] if together else [(role,) for role in ROLES]:
+            loss, part = self._loss(shared, micro, num_tokens, roles)
+            backward(accelerator, self.model, loss * accelerator.num_processes)
+            stats |= part | {"loss": stats.get("loss", 0.0) + part["loss"]}
+        return stats
 
     def _ran_out(self, failed: list[int], lengths: list[tuple[int, int]]) -> bool:
         """Whether memory ran out on any rank; then there are no gradients left, and micro-batches are cut finer."""
@@ -204,14 +216,16 @@ class Updater:
         torch.cuda.empty_cache()
         return True
 
-    def _loss(self, shared: _Step, rows: list[int], num_tokens: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def _loss(
+        self, shared: _Step, rows: list[int], num_tokens: int, roles: tuple[Role, ...]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         device = self.accelerator.device
         batch = shared.rollout.micro_batch(rows, device)
         mask = batch["response_mask"]
         cut = slice(None, mask.shape[1])
         support = {"support": batch["support"]} if "support" in batch else {}
         with self.accelerator.autocast():
-            outputs = self.model(batch["input_ids"], batch["attention_mask"], mask, **support)
+            outputs = self.model(batch["input_ids"], batch["attention_mask"], mask, **support, roles=roles)
         return objective(
             self.section,
             outputs,

@@ -137,7 +137,7 @@ class PPOSection(Section):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
     compile: bool = False
-    """Let torch.compile fuse the layers of all models, the log-probabilities and the `graph` engine's step: about a minute once, at the first step. A resumed run may then differ from an uninterrupted one by rounding."""
+    """Let torch.compile fuse the layers of all models, those of the `graph` engine too: about a minute once, at the first step. A resumed run may then differ from an uninterrupted one by rounding."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of weights, gradients and optimizer state. `bfloat16` takes half the memory, and at usual learning rates most updates are too small to change a weight: for comparisons. Under adapters it is the frozen base alone that is rounded, which costs little. Heads stay float32."""
     backbone: Literal["separate", "shared"] = "separate"

@@ -72,9 +72,7 @@ def build_models(
     if section.compile:
         for model in (policy, reference, critic):
             compile_layers(model)
-    actor_critic = ActorCritic(
-        policy, critic, temperature=section.sampling.temperature, compiled=section.compile
-    )
+    actor_critic = ActorCritic(policy, critic, temperature=section.sampling.temperature)
     optimizer = torch.optim.AdamW(
         [
             {"params": [p for p in policy.parameters() if p.requires_grad], "role": "policy"},

@@ -67,11 +67,9 @@ def episode(model: ActorCritic, index: int, length: int) -> Episode:
     response = [(7 * index + 3 * t) % 60 + 2 for t in range(length)]
     ids = torch.tensor([[*PROMPT, *response]])
     with torch.no_grad():
-        logprobs, _, values = model(ids, torch.ones_like(ids).bool(), torch.ones(1, length).bool())
-    numbers = logprobs[0].numpy()
-    return Episode(
-        index, index, 0, PROMPT, response, numbers, numbers, values[0].numpy(), numbers, float(index), "eos"
-    )
+        outputs = model(ids, torch.ones_like(ids).bool(), torch.ones(1, length).bool())
+    numbers, values = outputs["logprobs"][0].numpy(), outputs["values"][0].numpy()
+    return Episode(index, index, 0, PROMPT, response, numbers, numbers, values, numbers, float(index), "eos")
 
 
 def main(folder: Path) -> None:

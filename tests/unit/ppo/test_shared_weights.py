@@ -84,7 +84,7 @@ def outputs(models):
     ids, mask, response_mask = batch()
     actor_critic = ActorCritic(models["policy"], models["critic"], temperature=0.7)
     with torch.no_grad():
-        logprobs, entropy, values = actor_critic(ids, mask, response_mask)
+        logprobs, entropy, values = actor_critic(ids, mask, response_mask).values()
         reference = response_logprobs(models["reference"], ids, mask, response_mask, temperature=0.7)[0]
         return logprobs, entropy, values, reference, sequence_scores(models["reward"], ids, mask)
 
@@ -109,7 +109,7 @@ def gradients(models, *, checkpointing):
         assert on == checkpointing
         models[name].train()
     actor_critic = ActorCritic(models["policy"], models["critic"], temperature=0.7)
-    logprobs, entropy, values = actor_critic(ids, mask, response_mask)
+    logprobs, entropy, values = actor_critic(ids, mask, response_mask).values()
     (logprobs.square().sum() + 0.1 * entropy.sum() + (values - 1.0).square().sum()).backward()
     return {name: p.grad for name, p in actor_critic.named_parameters() if p.requires_grad}
 

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from torch import nn
 from whole_step_reference import Row
 
+from rlhf.ppo.actor_critic import ROLES
 from rlhf.ppo.episodes import Episode, collate
 from rlhf.ppo.prompts import Prompt, PromptStream
 from rlhf.ppo.rewards import ScoreShaping
@@ -80,14 +81,16 @@ class Linear(nn.Module):
         means = (vectors * seen).cumsum(dim=1) / seen.cumsum(dim=1).clamp(min=1)
         return torch.cat([vectors, means, torch.ones_like(seen)], dim=-1)
 
-    def forward(self, input_ids, attention_mask, response_mask, temperature=None):
+    def forward(self, input_ids, attention_mask, response_mask, temperature=None, roles=ROLES):
         num_response = response_mask.shape[1]
         features = self.features(input_ids, attention_mask)[:, -num_response - 1 : -1]
         table = (self.policy(features) / (temperature or self.temperature)).log_softmax(dim=-1)
         logprobs = table.gather(-1, input_ids[:, -num_response:, None]).squeeze(-1)
         entropy = -(table.exp() * table).sum(dim=-1)
         values = self.critic(features).squeeze(-1)
-        return tuple(x.masked_fill(~response_mask, 0.0) for x in (logprobs, entropy, values))
+        outputs = {"policy": {"logprobs": logprobs, "entropy": entropy}, "critic": {"values": values}}
+        asked = {name: x for role in roles for name, x in outputs[role].items()}
+        return {name: x.masked_fill(~response_mask, 0.0) for name, x in asked.items()}
 
 
 class GivenResponses:
@@ -109,7 +112,7 @@ class GivenResponses:
         ids = torch.from_numpy(np.concatenate([prompt, row.response]))[None]
         seen = torch.ones_like(ids, dtype=torch.bool)
         mask = torch.ones(1, len(row.response), dtype=torch.bool)
-        logprobs, _, values = model(ids, seen, mask, temperature)
+        logprobs, _, values = model(ids, seen, mask, temperature).values()
         after = model.critic(model.features(ids, seen)[:, -1]).item()
         return Episode(
             index=index,
@@ -118,7 +121,7 @@ class GivenResponses:
             prompt_ids=prompt.tolist(),
             response_ids=row.response.tolist(),
             logprobs=logprobs[0].numpy(),
-            ref_logprobs=self.reference(ids, seen, mask, temperature)[0][0].numpy(),
+            ref_logprobs=self.reference(ids, seen, mask, temperature)["logprobs"][0].numpy(),
             values=values[0].numpy(),
             engine_logprobs=logprobs[0].numpy(),
             score=row.score,
