@@ -6,9 +6,8 @@
 
 Calls `rlhf run` on made-up rows, once a combination, each in a workspace of its own under --folder; then loads on the
 CPU what was published. results.json there is written after each combination, and a call with the same settings skips
-what it holds; within a combination `rlhf run` itself goes on where it was. --budget-seconds asks a run that is under
-way to save and stop. Exit codes: 0 all is there; 1 something failed (why is in results.json; the next call tries it
-again); 75 out of time: call it again.
+what it holds; `rlhf run` itself goes on where it was. --budget-seconds asks a run to save and stop. Exit codes: 0 all
+is there; 1 something failed (why is in results.json; the next call tries it again); 75 out of time: call it again.
 """
 
 import argparse
@@ -92,9 +91,9 @@ def _arguments() -> argparse.Namespace:
     base.add_argument("--model", type=Path, help="the base model's folder")
     base.add_argument("--tiny", action="store_true", help="make a base of a few thousand weights instead")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--mixed-precision", choices=("auto", "bf16", "no"), default="auto")
     parser.add_argument("--gpus", type=int, default=2, help="processes (--device cpu: not for ZeRO)")
-    usual = ["ddp", "zero2", "zero3", "fsdp2"]
-    parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=usual)
+    parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=("ddp", *STRATEGIES[2:]))
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--scaling", action="store_true", help="DDP on 1 and on --gpus instead of the table")
     parser.add_argument("--batch", type=int, default=8, help="rows in one pass of one process")
@@ -109,7 +108,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _setting(arguments: argparse.Namespace) -> Result:
-    names = ("model", "device", "batch", "episodes", "ppo_steps", "response_tokens")
+    names = ("model", "device", "mixed_precision", "batch", "episodes", "ppo_steps", "response_tokens")
     return {name: getattr(arguments, name) for name in names} | {"model": str(arguments.model.absolute())}
 
 
@@ -177,7 +176,8 @@ def _recipe(combination: Combination, arguments: argparse.Namespace) -> Result:
         "workspace": str(arguments.folder / str(combination) / "workspace"),
         "model": {"path": str(arguments.model.absolute())}
         | ({"lora": {"r": 16}} if combination.kind == "lora" else {}),
-        "launch": {"num_processes": processes, "strategy": combination.strategy},
+        "launch": {"num_processes": processes, "strategy": combination.strategy}
+        | {"mixed_precision": arguments.mixed_precision},
         "data": {name: {"train": str(rows / f"{name}.jsonl")} for name in ("sft", "preference", "prompts")},
         "sft": training,
         "reward": {**training, "num_reference_samples": 16},

@@ -6,11 +6,14 @@ from typing import Any, cast
 
 import torch
 import torch._dynamo
+import torch._functorch.config
 from torch import nn
 from transformers import Cache, PreTrainedModel
 
 from rlhf.models.load import layers_of
 
+_KEPT_ACTIVATIONS = 0.8
+"""Share that the backward pass need not compute anew: without norms and products, which it has at hand, a third less is kept."""
 _KINDS_OF_CALL = 64
 """Before torch.compile gives up on a function: roles, adapters, with and without gradient are a kind each."""
 
@@ -18,6 +21,7 @@ _KINDS_OF_CALL = 64
 def compile_layers(model: nn.Module) -> None:
     """Let each layer's forward and backward pass be compiled at its first call, for sequences of any length."""
     _allow_kinds()
+    torch._functorch.config.activation_memory_budget = _KEPT_ACTIVATIONS
     for layer in layers_of(model):
         layer.compile(dynamic=True)
 

@@ -31,9 +31,13 @@ def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -
 
 
 def apply_score_head(model: nn.Module, hidden: Tensor) -> Tensor:
-    """Scores [...] float32 of hidden states [..., H]; in float32 under autocast too, since bfloat16 keeps 3 digits."""
+    """Scores [...] float32 of hidden states [..., H]; in the head's own precision under autocast too.
+
+    That is float32, since bfloat16 keeps 3 digits, but where FSDP2 or DeepSpeed have lowered the weights themselves.
+    """
+    head = score_head_of(model)
     with torch.autocast(hidden.device.type, enabled=False):
-        return score_head_of(model)(hidden.float()).squeeze(-1)
+        return head(hidden.to(cast(Tensor, head.weight).dtype)).squeeze(-1).float()
 
 
 def sequence_scores(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ x a token's logits over the temperature, p their softmax, lse their log-sum-exp,
     log p_y = x_y - lse        d log p_y / d x_i = [i = y] - p_i        d H / d x_i = -p_i (log p_i + H)
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import triton  # pyright: ignore[reportMissingImports]
@@ -24,7 +24,7 @@ class LogprobsAtLabels(torch.autograd.Function):
         logits = logits.contiguous()
         lse, entropy, logprobs = torch.empty(3, len(labels), dtype=torch.float32, device=logits.device)
         if len(labels):
-            _forward[(len(labels),)](
+            cast(Any, _forward)[(len(labels),)](
                 logits,
                 labels,
                 lse,
@@ -47,7 +47,7 @@ class LogprobsAtLabels(torch.autograd.Function):
         rows, vocabulary = logits.shape
         if rows:
             of_logprobs, of_entropy = (each.contiguous() for each in gradients)
-            _backward[(rows, triton.cdiv(vocabulary, _BLOCK))](
+            cast(Any, _backward)[(rows, triton.cdiv(vocabulary, _BLOCK))](
                 logits,
                 labels,
                 lse,

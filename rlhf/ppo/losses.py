@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from rlhf.ppo.masks import check_mask, keep
+from rlhf.ppo.triton_there import takes_kernels
 
 Head = Tensor | Callable[[Tensor], Tensor]
 
@@ -207,7 +208,7 @@ def _at_labels(
     logits: Tensor, labels: Tensor, temperature: float, support: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities and entropies [n] under the softmax of logits [n, V], over the support [n, K] alone if given."""
-    if support is None and logits.is_cuda:
+    if support is None and takes_kernels(logits):
         from rlhf.ppo.kernels import LogprobsAtLabels
 
         return LogprobsAtLabels.apply(logits, labels, temperature)

@@ -174,10 +174,9 @@ def clip(
         norm = norm.full_tensor()
     number = float(norm)  # waits for the backward pass
     if number > max_norm:
-        for dtype in {each.dtype for each in gradients}:
-            torch._foreach_mul_(
-                [each for each in gradients if each.dtype == dtype], max_norm / (number + 1e-6)
-            )
+        for dtype in {each.dtype for each in gradients}:  # of one dtype all in one kernel
+            same = [each for each in gradients if each.dtype == dtype]
+            torch._foreach_mul_(same, max_norm / (number + 1e-6))  # pyright: ignore[reportPrivateImportUsage]
     return number
 
 

@@ -199,7 +199,8 @@ class Updater:
         accelerator = self.accelerator
         together = passes_talk(accelerator) or (last and accelerator.num_processes > 1)
         stats: dict[str, Tensor] = {}
-        for roles in [ROLES] if together else [(role,) for role in ROLES]:
+        parts: list[tuple[Role, ...]] = [ROLES] if together else [(role,) for role in ROLES]
+        for roles in parts:
             loss, part = self._loss(shared, micro, num_tokens, roles)
             backward(accelerator, self.model, loss * accelerator.num_processes)
             stats |= part | {"loss": stats.get("loss", 0.0) + part["loss"]}

@@ -44,7 +44,7 @@ class SamplingSection(Section):
     replay: str | None = None
     """A folder of recorded rollouts (`<run>/ppo/rollouts`): its responses and numbers are taken in place of generation, to debug the update alone."""
     engine: Literal["auto", "hf", "graph"] = "auto"
-    """Rollout engine: `hf` decodes with transformers' growing cache and runs everywhere; `graph` decodes in CUDA graphs over a fixed cache and fills the places of responses that have ended; `auto` takes `hf` and says so in the log."""
+    """Rollout engine: `hf` decodes with transformers' growing cache and runs everywhere; `graph` decodes in CUDA graphs over a fixed cache and fills the places of responses that have ended; `auto` takes `graph` on a GPU if it can, else `hf`, and says which in the log."""
 
 
 class PPOSection(Section):

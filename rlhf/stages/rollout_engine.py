@@ -25,6 +25,7 @@ def rollout_engine(
         dtype=torch.bfloat16 if precision(accelerator) == "bf16" else torch.float32,
         stop_texts=StopTexts(tokenizer, stop) if stop else None,
         is_sharded=is_sharded(accelerator),
+        on_gpu=accelerator.device.type == "cuda",
         compiled=section.compile,
     )
     accelerator.print(line, flush=True)

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
+from rlhf.ppo.triton_there import takes_kernels
+
 
 class PromptLayer(CacheLayerMixin):
     """Keeps what one forward pass over whole prompts computes: keys and values [B, H, L, D]."""
@@ -48,7 +50,9 @@ class SlotLayer(CacheLayerMixin):
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         super().__init__()
-        self.keys, self.values = keys, values
+        self.keys = keys  # as the base class names them
+        self.values = values
+        self._all: tuple[Tensor, Tensor] = keys, values
         self.dtype = keys.dtype
         self.is_initialized = True
 
@@ -65,38 +69,40 @@ class SlotLayer(CacheLayerMixin):
             places: [n, 2] int64, the first column that a slot looks at, and its own, the last.
             scale: of the scores.
         """
-        if query.is_cuda:
+        if takes_kernels(query):
             from rlhf.ppo.engines.kernels import attend
 
-            return attend(query, key, value, self.keys, self.values, places, scale)
-        slots, first, last = torch.arange(len(query)), places[:, :1], places[:, 1:]
-        self.keys[slots, :, places[:, 1]] = key[:, :, 0]
-        self.values[slots, :, places[:, 1]] = value[:, :, 0]
-        columns = torch.arange(self.keys.shape[2])
+            return attend(query, key, value, *self._all, places, scale)
+        keys, values = self._all
+        slots, first, last = torch.arange(len(query), device=query.device), places[:, :1], places[:, 1:]
+        keys[slots, :, places[:, 1]] = key[:, :, 0]
+        values[slots, :, places[:, 1]] = value[:, :, 0]
+        columns = torch.arange(keys.shape[2], device=query.device)
         mask = (columns >= first) & (columns <= last)
         return F.scaled_dot_product_attention(
             query,
-            self.keys[: len(query)],
-            self.values[: len(query)],
+            keys[: len(query)],
+            values[: len(query)],
             attn_mask=mask[:, None, None, :],
             scale=scale,
         )
 
     def fill(self, slots: Tensor, keys: Tensor, values: Tensor) -> None:
         """Write the first columns of some slots."""
-        self.keys[slots, :, : keys.shape[2]] = keys
-        self.values[slots, :, : values.shape[2]] = values
+        for room, part in zip(self._all, (keys, values), strict=True):
+            room[slots, :, : part.shape[2]] = part
 
     def move(self, sources: Tensor, targets: Tensor) -> None:
         """Copy slots."""
-        self.keys[targets], self.values[targets] = self.keys[sources], self.values[sources]
+        for room in self._all:
+            room[targets] = room[sources]
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing: the memory is there from the start."""
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """The mask is given, so no one asks in earnest."""
-        return self.keys.shape[2], 0
+        return self._all[0].shape[2], 0
 
     def get_seq_length(self) -> int:
         """Every slot has a length of its own; positions are given."""
@@ -104,7 +110,7 @@ class SlotLayer(CacheLayerMixin):
 
     def get_max_length(self) -> int:
         """Columns."""
-        return self.keys.shape[2]
+        return self._all[0].shape[2]
 
 
 class Pending(NamedTuple):

@@ -27,6 +27,7 @@ def choose_engine(
     dtype: torch.dtype,
     stop_texts: StopTexts | None,
     is_sharded: bool,
+    on_gpu: bool = False,
     compiled: bool = False,
 ) -> tuple[GenerationEngine, str]:
     """The engine, and a line for the log that says which it is and why.
@@ -39,6 +40,7 @@ def choose_engine(
         dtype: of forward passes: bfloat16 under autocast.
         stop_texts: `sampling.stop`, ready for use.
         is_sharded: whether a process holds only a part of the weights.
+        on_gpu: whether it runs there, where `auto` takes the graph engine if it can.
         compiled: let torch.compile fuse what the graph engine does.
 
     Raises:
@@ -48,8 +50,8 @@ def choose_engine(
     if sampling.engine == "hf":
         return hf, "rollout engine: hf"
     obstacle = graph_obstacle(sampling, policy, is_sharded=is_sharded)
-    if sampling.engine == "auto":
-        return hf, f"rollout engine: hf; graph {obstacle or 'is taken only where sampling.engine names it'}"
+    if sampling.engine == "auto" and (obstacle is not None or not on_gpu):
+        return hf, f"rollout engine: hf; graph {obstacle or 'is for GPUs'}"
     if obstacle is not None:
         raise UsageError(
             f"ppo.sampling.engine: graph {obstacle}",

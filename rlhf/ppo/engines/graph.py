@@ -160,7 +160,7 @@ class _Call:
     def _admit(self) -> None:
         """Fill free slots once there are enough of them for a prefill to pay."""
         free = [slot for slot in range(self.size) if slot not in self.row_of]
-        enough = min(len(self.waiting), max(1, self.size // 8))
+        enough = min(len(self.waiting), max(1, self.size // 4))
         if not self.waiting or len(free) < enough:
             return
         rows = [self.waiting.popleft() for _ in range(min(len(free), len(self.waiting)))]

@@ -1,5 +1,7 @@
 """The two kernels of decoding, in Triton, which comes with PyTorch for CUDA and is absent without it: imported on a GPU alone."""
 
+from typing import Any, cast
+
 import torch
 import triton  # pyright: ignore[reportMissingImports]
 import triton.language as tl  # pyright: ignore[reportMissingImports]
@@ -33,7 +35,7 @@ def attend(
     rows, heads, group, size = query.shape
     output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     is_float32 = query.dtype == torch.float32
-    _attend[(rows, heads)](
+    cast(Any, _attend)[(rows, heads)](
         query.contiguous(),
         key.contiguous(),
         value.contiguous(),
@@ -130,7 +132,9 @@ def block_sums(logits: Tensor, temperature: float, size: int) -> tuple[Tensor, T
     rows, vocabulary = logits.shape
     blocks = triton.cdiv(vocabulary, size)
     largest, sums = (torch.empty(rows, blocks, dtype=torch.float32, device=logits.device) for _ in range(2))
-    _block_sums[(rows, blocks)](logits, largest, sums, vocabulary, temperature, SIZE=size, num_warps=4)
+    cast(Any, _block_sums)[(rows, blocks)](
+        logits, largest, sums, vocabulary, temperature, SIZE=size, num_warps=4
+    )
     return largest, sums
 
 

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rlhf.ppo.triton_there import takes_kernels
+
 _BLOCK = 1024
 
 
@@ -81,7 +83,7 @@ def _block_sums(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     Returns:
         [B, C] float32 each; of a block of minus infinities, minus infinity and 0.
     """
-    if logits.is_cuda:
+    if takes_kernels(logits):
         from rlhf.ppo.engines.kernels import block_sums
 
         return block_sums(logits.contiguous(), temperature, _BLOCK)

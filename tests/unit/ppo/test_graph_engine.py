@@ -215,7 +215,7 @@ def test_logits_that_are_not_numbers_are_an_error_and_no_index_out_of_range(engi
         engine.generate(model, ragged_prompts(3, 4), noise_of(3, 5), temperature=1.0, stop_ids=())
 
 
-def chosen(policy, *, is_sharded=False, **sampling):
+def chosen(policy, *, is_sharded=False, on_gpu=False, **sampling):
     section = SamplingSection.model_validate({"max_new_tokens": 4} | sampling)
     return choose_engine(
         section,
@@ -225,6 +225,7 @@ def chosen(policy, *, is_sharded=False, **sampling):
         dtype=torch.float32,
         stop_texts=None,
         is_sharded=is_sharded,
+        on_gpu=on_gpu,
     )
 
 
@@ -237,6 +238,15 @@ def test_the_choice_says_what_it_took_and_why():
         assert isinstance(engine, HFEngine)
         assert engine.batch_size == 6
         assert line.startswith("rollout engine: hf")
+
+
+def test_by_itself_it_takes_graph_on_a_gpu_where_it_can():
+    engine, line = chosen(tiny_lm(), on_gpu=True)
+    assert isinstance(engine, GraphEngine)
+    assert line.startswith("rollout engine: graph")
+    engine, line = chosen(tiny_lm(), on_gpu=True, top_p=0.9)
+    assert isinstance(engine, HFEngine)
+    assert "top_p" in line
 
 
 def rope_by_length():

@@ -1,0 +1,82 @@
+"""The Triton kernels beside PyTorch's own operators in float64."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+@pytest.mark.parametrize("num_tokens", [0, 1, 7])
+@pytest.mark.parametrize("vocabulary", [50, 4096, 10_007])
+def test_log_probabilities_entropies_and_their_gradient(vocabulary, num_tokens):
+    from rlhf.ppo.kernels import LogprobsAtLabels
+
+    torch.manual_seed(0)
+    logits = 4 * torch.randn(num_tokens, vocabulary, device="cuda")
+    logits[:, 3] = -torch.inf
+    labels = torch.randint(4, vocabulary, (num_tokens,), device="cuda")
+    of_logprobs, of_entropy = torch.randn(2, num_tokens, device="cuda")
+    mine, wanted = logits.clone().requires_grad_(), logits.double().requires_grad_()
+    got = LogprobsAtLabels.apply(mine, labels, 0.7)
+    ((got[0] * of_logprobs).sum() + (got[1] * of_entropy).sum()).backward()
+    log_softmax = (wanted / 0.7).log_softmax(dim=-1)
+    logprobs = log_softmax.gather(1, labels[:, None]).squeeze(1)
+    entropy = -(log_softmax.exp() * log_softmax.masked_fill(log_softmax == -torch.inf, 0.0)).sum(dim=-1)
+    ((logprobs * of_logprobs).sum() + (entropy * of_entropy).sum()).backward()
+    assert torch.allclose(got[0].double(), logprobs, atol=1e-5, rtol=1e-5)
+    assert torch.allclose(got[1].double(), entropy, atol=1e-5, rtol=1e-5)
+    assert torch.allclose(mine.grad.double(), wanted.grad, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("vocabulary", [50, 1024, 151_936])
+def test_sums_of_blocks(vocabulary):
+    from rlhf.ppo.engines.kernels import block_sums
+
+    torch.manual_seed(0)
+    logits = 4 * torch.randn(5, vocabulary, device="cuda")
+    logits[2, :1024] = -torch.inf
+    largest, sums = block_sums(logits, 0.7, 1024)
+    total = (sums.double() * (largest - largest.amax(dim=1, keepdim=True)).double().exp()).sum(dim=1)
+    lse = total.log() + largest.amax(dim=1)
+    assert largest.shape == (5, -(-vocabulary // 1024))
+    wanted = (logits.double() / 0.7).logsumexp(dim=1)
+    finite = wanted.isfinite()
+    assert torch.allclose(lse[finite], wanted[finite], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("heads", "group", "size"), [(2, 7, 64), (1, 8, 24), (2, 2, 128), (3, 1, 4), (1, 4, 256)]
+)
+def test_a_token_is_written_and_attends(heads, group, size, dtype):
+    from rlhf.ppo.engines.kernels import attend
+
+    torch.manual_seed(0)
+    slots, columns, rows = 5, 130, 3
+
+    def random(*shape):
+        return torch.randn(*shape, device="cuda", dtype=dtype)
+
+    keys, values = random(slots, heads, columns, size), random(slots, heads, columns, size)
+    query, key, value = (
+        random(rows, heads, group, size),
+        random(rows, heads, 1, size),
+        random(rows, heads, 1, size),
+    )
+    places = torch.tensor([[0, 0], [40, 129], [3, 64]], device="cuda")
+    wanted_keys, wanted_values = keys.clone(), values.clone()
+    wanted_keys[torch.arange(rows), :, places[:, 1]] = key[:, :, 0]
+    wanted_values[torch.arange(rows), :, places[:, 1]] = value[:, :, 0]
+    got = attend(query, key, value, keys, values, places, 0.3)
+    assert torch.equal(keys, wanted_keys)
+    assert torch.equal(values, wanted_values)
+    column = torch.arange(columns, device="cuda")
+    mask = (column >= places[:, :1]) & (column <= places[:, 1:])
+    inputs = (query.double(), wanted_keys[:rows].double(), wanted_values[:rows].double())
+    wanted = F.scaled_dot_product_attention(*inputs, attn_mask=mask[:, None, None, :], scale=0.3)
+    error = (got.double() - wanted).norm() / wanted.norm()
+    assert error < (1e-5 if dtype == torch.float32 else 1e-2)
