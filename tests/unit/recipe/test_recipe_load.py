@@ -294,3 +294,9 @@ def test_the_sections_of_the_tiny_recipe_are_not_changed_by_loading(tiny_recipe:
 @pytest.mark.parametrize("text", ["no", "false", '"no"'])
 def test_a_bare_no_means_no_mixed_precision(tiny_recipe, text):
     assert load_recipe(tiny_recipe.path, [f"launch.mixed_precision={text}"]).launch.mixed_precision == "no"
+
+
+def test_layers_are_not_compiled_where_their_weights_come_and_go(tiny_recipe: TinyRecipe) -> None:
+    lines = faults_with(tiny_recipe, "launch.strategy=zero3", "ppo.compile=true")
+    assert any(": ppo.compile: zero3 fetches weights" in line for line in lines), lines
+    load_recipe(tiny_recipe.path, ["launch.strategy=zero2", "ppo.compile=true"])
