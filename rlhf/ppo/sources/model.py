@@ -58,11 +58,8 @@ class ModelSource:
                 f"which reads at most {positions}",
                 "Lower ppo.max_prompt_length or ppo.sampling.max_new_tokens.",
             )
-        # In the order given, which is by prompt length: the padding, and so the last bit, is that of sampling.
-        size = self.batch_size
-        parts = [sequences[start : start + size] for start in range(0, len(sequences), size)]
         with on_device(self.model, self.device):
-            return [score for part in parts for score in score_token_lists(self.model, part, batch_size=size)]
+            return score_token_lists(self.model, sequences, batch_size=self.batch_size)
 
 
 class AsSampled:
