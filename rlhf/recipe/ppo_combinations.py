@@ -87,8 +87,6 @@ def _replay(tree: Tree) -> Iterator[Fault]:
 def _engine(tree: Tree) -> Iterator[Fault]:
     where = ("ppo", "sampling")
     if at(tree, *where, "engine") != "graph":
-        if at(tree, *where, "compile"):
-            yield (*where, "compile"), "only engine: graph is compiled: set it too, or leave compile out"
         return
     other = "take engine: hf, or auto"
     if at(tree, *where, "stop"):
