@@ -55,4 +55,5 @@ def _call_layer(layer: nn.Module, *args: Any, **named: Any) -> Any:
 
 
 def _allow_kinds() -> None:
+    torch._dynamo.config.optimize_ddp = False  # layers are apart already, and it would cut them up
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _KINDS_OF_CALL)

@@ -22,7 +22,7 @@ def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -
     """
     columns = torch.arange(input_ids.shape[1], device=input_ids.device)
     padding = attention_mask.int().argmax(dim=1, keepdim=True)
-    # The one wait for the device; transformers, which looks for packed rows, would wait at the same place.
+    # The first wait for the device; transformers, which looks for packed rows, waits a second time at the same place.
     width = max(1, int(attention_mask.sum(dim=1).max()))
     aligned = input_ids.gather(1, (columns[:width] + padding) % len(columns))
     hidden = cast(Tensor, backbone_of(model)(input_ids=aligned, use_cache=False).last_hidden_state)

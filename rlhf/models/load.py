@@ -234,6 +234,11 @@ def _strict(
             f"model {source.path}: {len(missing)} weight(s) missing and {len(mismatched)} of another shape: {names}",
             "The folder does not hold what its config describes; publish or download it again.",
         )
+    if not getattr(model.config, "is_causal", True):
+        raise ModelError(
+            f"model {source.path}: its tokens look at what follows them (is_causal: false in its config)",
+            "Take a causal model: PPO needs a score and a value that depend on the tokens so far alone.",
+        )
     return model if source.quantization is None else prepare(model, source.path)
 
 

@@ -4,13 +4,17 @@ and DeepSpeed ZeRO (Rajbhandari et al. 2020, "ZeRO: Memory Optimizations Toward 
 Weights are float32 on every process, whole or in parts; lower precision is autocast's, as without sharding.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, disable_fsdp_ram_efficient_loading
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    disable_fsdp_ram_efficient_loading,
+)
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
@@ -23,15 +27,17 @@ from rlhf.recipe.sharding_combinations import find_sharding
 
 
 class PPOAccelerator(Accelerator):
-    """As Accelerator, but for two things.
+    """As Accelerator, but for three things.
 
     Under DeepSpeed too, `autocast` is what lowers the precision. A checkpoint under DDP names weights as one process
-    does, so that any number of processes goes on from it.
+    does, so that any number of processes goes on from it. DDP sends no buffers, which are equal everywhere: a process
+    that ran out of memory and passes a micro-batch anew would send them alone, and wait for ever.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, *, kwargs_handlers: Sequence[Any] = (), **kwargs: Any) -> None:
         """Accelerator's."""
-        super().__init__(**kwargs)
+        ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
+        super().__init__(kwargs_handlers=[*kwargs_handlers, ddp], **kwargs)
         self.register_load_state_pre_hook(self._load_without_wrapper)
 
     def get_state_dict(self, model: nn.Module, unwrap: bool = True) -> Any:

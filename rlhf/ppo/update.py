@@ -10,7 +10,6 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from rlhf.errors import TrainingError
 from rlhf.ppo.actor_critic import ROLES, Role
 from rlhf.ppo.episodes import Rollout
 from rlhf.ppo.micro_batches import MicroBatches, lengths_of, padded_tokens, require_divisible
@@ -18,13 +17,12 @@ from rlhf.ppo.nonfinite import NonFiniteError, UpdateError
 from rlhf.ppo.objective import objective
 from rlhf.ppo.prompts import permutation
 from rlhf.ppo.ptx import PTX
+from rlhf.ppo.ratio import check_ratio
 from rlhf.ppo.schedule import hold_frozen_groups, set_learning_rates
 from rlhf.ppo.sharding import backward, clip, drop_gradients, exchanging, passes_talk, precision, step
 from rlhf.ppo.spikes import GradientNorms
 from rlhf.ppo.update_metrics import update_metrics
 from rlhf.recipe.ppo import PPOSection
-
-MAX_RATIO_DEVIATION = {"no": 1e-5, "bf16": 0.02}
 
 
 class _Passed(list[tuple[list[int], dict[str, Tensor]]]):
@@ -124,7 +122,7 @@ class Updater:
             stats = self._accumulate(shared, rows, number)
             seen.append(stats)
             if number == 0:
-                self._check_ratio(stats["abs_log_ratio"], step)
+                check_ratio(section, precision(self.accelerator), stats["abs_log_ratio"], step)
             stopped = section.target_kl is not None and stats["approxkl"] > section.target_kl
             if stopped:
                 drop_gradients(self.accelerator, self.model, self.optimizer)
@@ -156,8 +154,11 @@ class Updater:
         for part in parts:
             for name, value in part.items():
                 sums[name] = sums.get(name, torch.zeros((), device=accelerator.device)) + value
-        reduced = cast(Tensor, accelerator.reduce(torch.stack(list(sums.values())), reduction="sum"))
-        result = dict(zip(sums, reduced.tolist(), strict=True))
+        names = sorted(sums)  # in one order on all ranks
+        reduced = cast(
+            Tensor, accelerator.reduce(torch.stack([sums[name] for name in names]), reduction="sum")
+        )
+        result = dict(zip(names, reduced.tolist(), strict=True))
         self._check_losses(shared, rows, number, result, passed)
         result["ratio_max"] = float(cast(Tensor, accelerator.gather(peak)).max())
         return result
@@ -194,8 +195,7 @@ class Updater:
         return passed, []
 
     def _pass(self, shared: _Step, micro: list[int], num_tokens: int, *, last: bool) -> dict[str, Tensor]:
-        """Forward and backward; where nobody waits for the pass one role after the other, so that the activations of one
-        are in memory at a time."""
+        """Forward and backward; where nobody waits, of one role after the other: only its activations are held then."""
         accelerator = self.accelerator
         together = passes_talk(accelerator) or (last and accelerator.num_processes > 1)
         stats: dict[str, Tensor] = {}
@@ -301,13 +301,3 @@ class Updater:
         if self.ptx is None or not shared.trains_policy:
             return []
         return sorted(self.ptx.chosen(shared.number, number))
-
-    def _check_ratio(self, abs_log_ratio: float, step: int) -> None:
-        limit = self.section.max_ratio_deviation or MAX_RATIO_DEVIATION.get(precision(self.accelerator), 0.02)
-        if abs_log_ratio > limit:
-            raise TrainingError(
-                f"step {step + 1}: mean |log ratio| on the first minibatch is {abs_log_ratio:.3g}, above {limit:.3g}: "
-                "policy and rollout disagree about the same tokens before any update",
-                "Likely causes: dropout left on, padding or positions, another sampling temperature, lower precision in one "
-                "of the two passes. Raise ppo.max_ratio_deviation only if you know which.",
-            )

@@ -21,6 +21,9 @@ def find_sharding(tree: Tree) -> Iterator[Fault]:
     if at(tree, "ppo", "per_device_tokens") is not None:
         message = f"under {strategy} every process must make as many passes as the others"
         yield ("ppo", "per_device_tokens"), f"{message}: leave it out, per_device_batch_size counts then"
+    if at(tree, "ppo", "compile"):
+        message = f"layers have not been compiled under {strategy} yet"
+        yield ("ppo", "compile"), f"{message}: take launch.strategy: ddp, or leave compile out"
     if strategy in _ZERO:
         yield from _zero(tree, str(strategy))
 
@@ -32,9 +35,6 @@ def _zero(tree: Tree, strategy: str) -> Iterator[Fault]:
     if at(tree, "ppo", "critic_warmup_steps"):
         message = f"DeepSpeed ({strategy}) steps all parameters together, the policy's too: take fsdp2 or ddp"
         yield ("ppo", "critic_warmup_steps"), message
-    if at(tree, "ppo", "compile") and strategy == "zero3":
-        message = "zero3 fetches weights in the middle of what would be compiled: take zero2, fsdp2 or ddp"
-        yield ("ppo", "compile"), message
     if at(tree, "ppo", "ema_decay") is not None and strategy == "zero3":
         message = "only DeepSpeed itself can read the pieces that zero3 leaves between uses: take zero2, fsdp2 or ddp"
         yield ("ppo", "ema_decay"), message

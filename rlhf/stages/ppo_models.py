@@ -1,6 +1,7 @@
 """PPO's trained models: policy, critic and the reference, loaded, proved, rounded where asked, and prepared."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -83,8 +84,19 @@ def build_models(
         weight_decay=section.weight_decay,
         fused=accelerator.device.type == "cuda",  # one pass over weights and moments
     )
+    optimizer.register_load_state_dict_post_hook(partial(_as_built, optimizer.defaults["fused"]))
     stop_ids = stop_token_ids(tokenizer, getattr(policy.generation_config, "eos_token_id", None))
     model, prepared = prepare(accelerator, actor_critic, optimizer)
     # After prepare, which moves the weights: the average lies where they do.
     ema = None if section.ema_decay is None else PolicyEMA(policy, decay=section.ema_decay)
     return PPOModels(model, policy, prepared, reference, ema, stop_ids)
+
+
+def _as_built(fused: bool, optimizer: torch.optim.Optimizer) -> None:
+    """After a checkpoint, which may come from another device: one kernel again where it was built so."""
+    for group in optimizer.param_groups:
+        group["fused"] = fused
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter)
+            if state:
+                state["step"] = state["step"].to(parameter.device if fused else "cpu")

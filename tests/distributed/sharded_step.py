@@ -79,14 +79,20 @@ def main(folder: Path) -> None:
     PartialState(cpu=cpu)
     let_cpus_shard()
     accelerator = PPOAccelerator(cpu=cpu)
-    prepare_accelerator(accelerator, SECTION)
+    fails = os.environ.get("OUT_OF_MEMORY")  # a rank, or nobody; each has rows for several micro-batches then
+    section = SECTION.model_copy(update={"per_device_batch_size": 2}) if fails else SECTION
+    prepare_accelerator(accelerator, section)
     whole = models()
-    rollout = collate([episode(whole, index, length) for index, length in enumerate(LENGTHS)])
+    rollout = collate(
+        [episode(whole, index, length) for index, length in enumerate(LENGTHS * (2 if fails else 1))]
+    )
     groups = [
         {"params": list(part.parameters()), "role": role}
         for role, part in (("policy", whole.policy), ("critic", whole.critic))
     ]
     optimizer = torch.optim.AdamW(groups, lr=SECTION.learning_rate, eps=SECTION.adam_eps, weight_decay=0.0)
+    if fails == str(accelerator.process_index):
+        run_out_once(whole)
     model, prepared = prepare(accelerator, whole, optimizer)
     inner = cast(ActorCritic, accelerator.unwrap_model(model))
     held = sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel() for p in inner.parameters())
@@ -96,7 +102,7 @@ def main(folder: Path) -> None:
     torch.manual_seed(11)
     mask = rollout.response_mask
     advantages = torch.randn(mask.shape) * mask
-    updater = Updater(SECTION, accelerator=accelerator, model=model, optimizer=prepared, seed=5)
+    updater = Updater(section, accelerator=accelerator, model=model, optimizer=prepared, seed=5)
     stats = updater.update(rollout, advantages, rollout.values + advantages, 0)
     with whole_weights(accelerator, model):
         state = whole_state(inner)
@@ -112,6 +118,19 @@ def main(folder: Path) -> None:
     if accelerator.is_main_process:
         save_file({name: value.clone() for name, value in state.items()}, folder / "after.safetensors")
     end_in_order(0)
+
+
+def run_out_once(model: ActorCritic) -> None:
+    """Let the first forward pass of training find no memory."""
+    real, seen = model.forward, []
+
+    def forward(*args: Any, **named: Any) -> Any:
+        if torch.is_grad_enabled() and not seen:
+            seen.append(True)
+            raise torch.OutOfMemoryError("planted")
+        return real(*args, **named)
+
+    cast(Any, model).forward = forward
 
 
 def generate(model: ActorCritic, num_tokens: int) -> list[int]:

@@ -37,7 +37,7 @@ TIMES = {
 }
 
 
-def torchrun(script, folder, strategy, processes, config, *stages):
+def torchrun(script, folder, strategy, processes, config, *stages, timeout=400):
     """Run a rank script under a strategy; DeepSpeed is to cut up even the smallest weights."""
     variables = strategy_environment(LaunchSection(strategy=strategy))
     if strategy == "zero3":
@@ -46,13 +46,13 @@ def torchrun(script, folder, strategy, processes, config, *stages):
         config.write_text(json.dumps({"zero_optimization": zero, **sizes}), encoding="utf-8")
         variables["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = str(config)
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [sys.executable, *(launcher if strategy != "ddp" else [])]
+    command = [sys.executable, *(launcher if strategy != "ddp" or processes > 1 else [])]
     done = subprocess.run(
         [*command, str(HERE / script), str(folder), *stages],
         env=environment() | variables,
         capture_output=True,
         text=True,
-        timeout=400,  # DeepSpeed compiles an operator when it first runs on a machine
+        timeout=timeout,  # DeepSpeed compiles an operator when it first runs on a machine
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
@@ -112,6 +112,19 @@ def test_a_step_on_ragged_lengths_equals_that_of_one_whole_process(strategy, who
     wanted = change(expected_after, start)
     found = change(load_file(tmp_path / "after.safetensors"), start)
     assert float(wanted.norm()) > 0.1
+    assert float((found - wanted).norm() / wanted.norm()) < 1e-5
+
+
+def test_where_one_process_runs_out_of_memory_both_pass_anew_and_none_waits(start, tmp_path, monkeypatch):
+    for fails in ("nobody", "1"):
+        folder = tmp_path / fails
+        folder.mkdir()
+        monkeypatch.setenv("OUT_OF_MEMORY", fails)
+        torchrun("sharded_step.py", folder, "ddp", 2, tmp_path / "none.json", timeout=120)
+        assert [note["wrapper"] for note in notes(folder, 2)] == ["DistributedDataParallel"] * 2
+    wanted, found = (
+        change(load_file(tmp_path / fails / "after.safetensors"), start) for fails in ("nobody", "1")
+    )
     assert float((found - wanted).norm() / wanted.norm()) < 1e-5
 
 

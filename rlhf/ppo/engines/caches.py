@@ -50,8 +50,7 @@ class SlotLayer(CacheLayerMixin):
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         super().__init__()
-        self.keys = keys  # as the base class names them
-        self.values = values
+        self.keys, self.values = keys, values  # for the base class, to which they may be None
         self._all: tuple[Tensor, Tensor] = keys, values
         self.dtype = keys.dtype
         self.is_initialized = True
@@ -101,7 +100,7 @@ class SlotLayer(CacheLayerMixin):
         """Nothing: the memory is there from the start."""
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """The mask is given, so no one asks in earnest."""
+        """The decoder gives what stands in the mask's place, so no one asks in earnest."""
         return self._all[0].shape[2], 0
 
     def get_seq_length(self) -> int:

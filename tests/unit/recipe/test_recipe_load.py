@@ -296,9 +296,12 @@ def test_a_bare_no_means_no_mixed_precision(tiny_recipe, text):
     assert load_recipe(tiny_recipe.path, [f"launch.mixed_precision={text}"]).launch.mixed_precision == "no"
 
 
-def test_layers_are_not_compiled_where_their_weights_come_and_go(tiny_recipe: TinyRecipe) -> None:
-    lines = faults_with(tiny_recipe, "launch.strategy=zero3", "ppo.compile=true")
-    assert any(": ppo.compile: zero3 fetches weights" in line for line in lines), lines
+@pytest.mark.parametrize("strategy", ["zero1", "zero2", "zero3", "fsdp2"])
+def test_layers_are_compiled_where_that_is_tested_alone(tiny_recipe: TinyRecipe, strategy: str) -> None:
+    lines = faults_with(tiny_recipe, f"launch.strategy={strategy}", "ppo.compile=true")
+    assert any(f": ppo.compile: layers have not been compiled under {strategy}" in line for line in lines), (
+        lines
+    )
     lines = faults_with(tiny_recipe, "model.lora={r: 2, quantize: nf4}", "ppo.compile=true")
     assert any(": ppo.compile: layers over 4-bit weights" in line for line in lines), lines
-    load_recipe(tiny_recipe.path, ["launch.strategy=zero2", "ppo.compile=true"])
+    load_recipe(tiny_recipe.path, ["ppo.compile=true"])
