@@ -242,12 +242,8 @@ class Updater:
         norms = self._clip()
         spike = self.gradient_norms.spike(norms)
         if spike is not None:
-            raise UpdateError(
-                spike,
-                step=shared.number,
-                rows=sorted(rows),
-                sft_rows=self._sft_rows(shared, number),
-            )
+            sft_rows = self._sft_rows(shared, number)
+            raise UpdateError(spike, step=shared.number, rows=sorted(rows), sft_rows=sft_rows)
         hold_frozen_groups(self.optimizer)
         step(self.accelerator, self.model, self.optimizer)
         return norms
