@@ -20,7 +20,7 @@ _KINDS_OF_CALL = 64
 
 def compile_layers(model: nn.Module) -> None:
     """Let each layer's forward and backward pass be compiled at its first call, for sequences of any length."""
-    _allow_kinds()
+    _prepare_compiler()
     torch._functorch.config.activation_memory_budget = _KEPT_ACTIVATIONS
     for layer in layers_of(model):
         layer.compile(dynamic=True)
@@ -32,7 +32,7 @@ def compile_for_caches(model: PreTrainedModel) -> None:
     Each layer is called as layer 0 of a cache that holds its own part alone: compiled code knows a layer's number, and
     would be compiled for each.
     """
-    _allow_kinds()
+    _prepare_compiler()
     compiled = torch.compile(_call_layer, dynamic=True)
     for module in model.modules():
         if hasattr(module, "layer_idx"):
@@ -54,6 +54,6 @@ def _call_layer(layer: nn.Module, *args: Any, **named: Any) -> Any:
     return type(layer).forward(layer, *args, **named)
 
 
-def _allow_kinds() -> None:
+def _prepare_compiler() -> None:
     torch._dynamo.config.optimize_ddp = False  # layers are apart already, and it would cut them up
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _KINDS_OF_CALL)
