@@ -1,4 +1,4 @@
-"""`ppo.backbone: shared`: which of PPO's models hold the weights of the policy's base together."""
+"""What PPO's models weigh: which of them hold the policy's base together (`ppo.backbone`), in which precision (`ppo.dtype`)."""
 
 from pathlib import Path
 
@@ -6,12 +6,13 @@ from torch import nn
 
 from rlhf.errors import ModelError, UsageError
 from rlhf.models.load import ModelSource
+from rlhf.models.rounding import round_weights
 from rlhf.models.shared import SharedWeights, parameter_bytes
 from rlhf.stages.context import StageContext, weights_digest
 
 
 class Backbone:
-    """Lets models on the policy's base share its weights; with `separate` it changes nothing.
+    """Rounds models where the recipe asks for it, and lets those on the policy's base share its weights.
 
     Args:
         context: PPO's.
@@ -25,6 +26,7 @@ class Backbone:
         assert section is not None
         assert policy is not None
         self.is_shared = section.backbone == "shared"
+        self.is_rounded = section.dtype == "bfloat16"
         self.policy = context.source(policy)
         self._weights = SharedWeights()
         self._joined: list[nn.Module] = []
@@ -35,7 +37,7 @@ class Backbone:
             )
 
     def join(self, model: nn.Module, source: ModelSource, name: str) -> nn.Module:
-        """The same model, on the shared weights where its base is the policy's.
+        """The same model, rounded as the recipe says, on the shared weights where its base is the policy's.
 
         Args:
             model: just loaded.
@@ -46,6 +48,8 @@ class Backbone:
             ModelError: its weights are not those of the base that it names.
         """
         self._joined.append(model)
+        if self.is_rounded:  # before its weights are compared with those that are held
+            round_weights(model)
         if not self.is_shared:
             return model
         if _same_base(source, self.policy):

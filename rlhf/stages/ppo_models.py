@@ -12,7 +12,6 @@ from transformers import PreTrainedTokenizerBase
 from rlhf.models.compiling import compile_layers
 from rlhf.models.embeddings import fit_embeddings
 from rlhf.models.load import check_plain_logits, disable_dropout, load_causal_lm
-from rlhf.models.rounding import round_weights
 from rlhf.models.tokenizer import stop_token_ids
 from rlhf.ppo.actor_critic import ActorCritic
 from rlhf.ppo.ema import PolicyEMA
@@ -61,8 +60,6 @@ def build_models(
     for model in (policy, reference, critic):
         fit_embeddings(model, tokenizer, seed=seed)
         disable_dropout(model)
-        if section.dtype == "bfloat16":
-            round_weights(model)
     check_plain_logits(policy)
     print(rewards.backbone, flush=True)
     home = torch.device("cpu") if section.offload_frozen else accelerator.device

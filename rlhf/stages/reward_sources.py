@@ -9,7 +9,6 @@ from transformers import PreTrainedTokenizerBase
 from rlhf.errors import UsageError
 from rlhf.models.compiling import compile_layers
 from rlhf.models.load import disable_dropout, load_reward_model, new_reward_model
-from rlhf.models.rounding import round_weights
 from rlhf.models.tokenizer import chat_template_digest, pad_id, tokenizer_digest
 from rlhf.ppo.scoring import Scorer
 from rlhf.ppo.sources.base import Source
@@ -172,15 +171,14 @@ class _Loader:
     def _model(self, given: ModelInput, name: str) -> nn.Module:
         if given not in self._models:
             weights = self.context.source(given)
-            model = self.backbone.join(load_reward_model(weights), weights, f"source {name}")
+            model = load_reward_model(weights)
             artefact = None if given.reference is None else self.context.artefact(given.reference)
             if artefact is not None and artefact.manifest.probe is not None:
                 check_probe(model, artefact.manifest.probe, artefact.reference)
+            model = self.backbone.join(model, weights, f"source {name}")
             disable_dropout(model)
             section = self.context.recipe.ppo
             assert section is not None
-            if section.dtype == "bfloat16":
-                round_weights(model)
             if section.compile:
                 compile_layers(model)
             home = torch.device("cpu") if section.offload_frozen else self.device

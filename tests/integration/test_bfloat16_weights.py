@@ -38,9 +38,16 @@ def recipe_of(folder, lora=None, **section):
     return Recipe.model_validate(plain | {"launch": {"mixed_precision": "bf16"}})
 
 
-@pytest.mark.parametrize("lora", [None, {"r": 4, "alpha": 8}], ids=["full", "lora"])
-def test_weights_are_rounded_heads_and_adapters_are_not(tmp_path, lora, monkeypatch):
-    recipe, made = recipe_of(tmp_path, lora, learning_rate=1e-2), {}
+LORA = {"r": 4, "alpha": 8}
+
+
+@pytest.mark.parametrize(
+    ("lora", "backbone"),
+    [(None, "separate"), (LORA, "separate"), (LORA, "shared")],
+    ids=["full", "lora", "shared"],
+)
+def test_weights_are_rounded_heads_and_adapters_are_not(tmp_path, lora, backbone, monkeypatch):
+    recipe, made = recipe_of(tmp_path, lora, backbone=backbone, learning_rate=1e-2), {}
     for stage in ("sft", "reward"):
         made[stage] = run_stage_here(recipe, stage, made)
     models, real = [], ppo.build_models
@@ -48,6 +55,8 @@ def test_weights_are_rounded_heads_and_adapters_are_not(tmp_path, lora, monkeypa
     made["ppo"] = run_stage_here(recipe, "ppo", made)
     (parts,) = models
     critic = dict(parts.model.critic.named_parameters())
+    held = {id(p) for p in parts.policy.parameters()} & {id(p) for p in critic.values()}
+    assert bool(held) == (backbone == "shared")
     for name, parameter in [
         *parts.policy.named_parameters(),
         *critic.items(),
