@@ -62,7 +62,8 @@ def _trainer(work: dict[str, Any], module: Any, callback: Any) -> Any:
     from trl.experimental.ppo import PPOConfig  # pyright: ignore[reportMissingImports]
 
     section, dtype = work["section"], getattr(torch, work["dtype"])
-    micro, batch = section["per_device_batch_size"], section["global_batch_size"]
+    micro = work["micro_batch"] or section["per_device_batch_size"]
+    batch = section["global_batch_size"]
     tokenizer = AutoTokenizer.from_pretrained(work["policy"], padding_side="left")
     policy, reference = (AutoModelForCausalLM.from_pretrained(work["policy"], dtype=dtype) for _ in range(2))
     reward, value = (

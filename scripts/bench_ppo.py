@@ -88,6 +88,7 @@ def _arguments() -> argparse.ArgumentParser:
     peer.add_argument("--peer", choices=("trl",))
     peer.add_argument("--peer-python", default=sys.executable, help="a Python that can import trl 1.12")
     peer.add_argument("--peer-path", default="", help="a folder that the peer alone imports from first")
+    peer.add_argument("--peer-batch", type=int, help="as --batch, of the peer; the same where left out")
     peer.add_argument("--rounds", type=int, default=1, help="of both sides in turn")
     return parser
 
@@ -131,17 +132,17 @@ def _beside_peer(arguments: argparse.Namespace) -> dict[str, Any]:
     ours, peers = (arguments.folder / f"{side}.json" for side in ("ours", "peer"))
     work = arguments.folder / "work.json"
     given = [*sys.argv[1:], "--inner", f"--json={ours}"]
-    given_path = [arguments.peer_path, os.environ.get("PYTHONPATH", "")]
-    peer_environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, given_path))}
+    path = os.pathsep.join(filter(None, [arguments.peer_path, os.environ.get("PYTHONPATH", "")]))
     result: dict[str, list[dict[str, Any]]] = {"ours": [], "peer": []}
     for _ in range(arguments.rounds):
         subprocess.run([sys.executable, __file__, *given], check=True)
         result["ours"].append(json.loads(ours.read_text(encoding="utf-8")))
-        work.write_text(json.dumps(result["ours"][-1]["work"]), encoding="utf-8")
+        given_work = result["ours"][-1]["work"] | {"micro_batch": arguments.peer_batch}
+        work.write_text(json.dumps(given_work), encoding="utf-8")
         script = Path(__file__).with_name("bench_peer.py")
         with (arguments.folder / "peer.log").open("w", encoding="utf-8") as log:
             command = [arguments.peer_python, str(script), str(work), str(peers)]
-            subprocess.run(command, check=True, stdout=log, env=peer_environment)
+            subprocess.run(command, check=True, stdout=log, env=os.environ | {"PYTHONPATH": path})
         result["peer"].append(json.loads(peers.read_text(encoding="utf-8")))
     print("\n" + peer_table(result["ours"], result["peer"]), flush=True)
     return result

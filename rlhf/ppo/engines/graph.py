@@ -5,30 +5,29 @@ waits, the slots still in use move together and smaller graphs go on. The host l
 look behind, so that the device never waits for it. On a CPU the same steps run without capture.
 """
 
-from collections import deque
 from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from rlhf.models.compiling import compile_for_caches
-from rlhf.models.forward import pad_right
-from rlhf.models.load import backbone_of, layers_of, output_head_of
+from rlhf.models.load import output_head_of
 from rlhf.ppo.engines.attention import DECODE_ATTENTION
 from rlhf.ppo.engines.base import Generation, require_numbers
-from rlhf.ppo.engines.caches import PromptLayer
 from rlhf.ppo.engines.decoder import Decoder
 from rlhf.ppo.engines.lookout import Lookout
+from rlhf.ppo.engines.prefill import Prefill, filled
 from rlhf.ppo.engines.shadow import Shadow
-from rlhf.ppo.engines.slots import Shape, Slots, keys_and_values, to_device
+from rlhf.ppo.engines.slots import Shape, Slots
 from rlhf.ppo.episodes import FinishReason
 
 LOOK_EVERY_TOKENS = 8
-PREFILL_TOKENS = 32_768
 _COLUMNS = 64
 _SMALLEST = 8
+_ADMITTED_TOGETHER = 16
+"""Waiting prompts come in once one slot in so many is free."""
 
 
 class GraphEngine:
@@ -89,7 +88,8 @@ class GraphEngine:
             slots, decoder = self._prepared(policy, prompts, noise)
             slots.begin(noise, stop_ids)
             assert self._prefill is not None
-            _Call(self._prefill, slots, decoder, list(prompts), noise.shape[1], temperature).run()
+            prefill = Prefill(self._prefill, prompts)
+            _Call(prefill, slots, decoder, list(prompts), noise.shape[1], temperature).run()
         return _generation(slots, len(prompts))
 
     def _prepared(
@@ -110,7 +110,7 @@ class GraphEngine:
         if self._slots is None or not self._slots.shape.holds(shape):
             shape = shape if self._slots is None else shape.joined(self._slots.shape)
             self._decoder = self._slots = None  # frees the memory first
-            self._slots = Slots(shape, _filled(self._prefill, [[0]]), noise.device)
+            self._slots = Slots(shape, filled(self._prefill, [[0]]), noise.device)
         if self._decoder is None:
             on_gpu = noise.device.type == "cuda"
             self._decoder = Decoder(self._tree(DECODE_ATTENTION), self._slots, capture=on_gpu)
@@ -125,11 +125,11 @@ class GraphEngine:
 
 
 class _Call:
-    """The host's side of one call: who waits, who is in which slot."""
+    """The host's side of one call: who is in which slot."""
 
     def __init__(
         self,
-        prefill: PreTrainedModel,
+        prefill: Prefill,
         slots: Slots,
         decoder: Decoder,
         prompts: list[list[int]],
@@ -138,7 +138,6 @@ class _Call:
     ) -> None:
         self.prefill, self.slots, self.decoder = prefill, slots, decoder
         self.prompts, self.num_tokens, self.temperature = prompts, num_tokens, temperature
-        self.waiting = deque(range(len(prompts)))
         self.sizes = _sizes(min(slots.shape.num_slots, len(prompts)), slots.shape.num_slots)
         self.size = self.sizes[-1]
         self.row_of: dict[int, int] = {}
@@ -146,7 +145,7 @@ class _Call:
         self.lookout = Lookout(slots.ended)
 
     def run(self) -> None:
-        while self.waiting or self.row_of:
+        while self.prefill.num_waiting or self.row_of:
             self._admit()
             self._draw_together()
             left = max(self.num_tokens - done for done in self.steps.values())
@@ -158,35 +157,20 @@ class _Call:
             self._free()
 
     def _admit(self) -> None:
-        """Fill free slots once there are enough of them for a prefill to pay."""
+        """Fill free slots once there are enough of them for a copy to pay."""
         free = [slot for slot in range(self.size) if slot not in self.row_of]
-        enough = min(len(self.waiting), max(1, self.size // 4))
-        if not self.waiting or len(free) < enough:
+        enough = min(self.prefill.num_waiting, max(1, self.size // _ADMITTED_TOGETHER))
+        if not self.prefill.num_waiting or len(free) < enough:
             return
-        rows = [self.waiting.popleft() for _ in range(min(len(free), len(self.waiting)))]
+        rows = self.prefill.fill(free, self.slots.layers)
         taken = free[: len(rows)]
-        self._fill(taken, [self.prompts[row][:-1] for row in rows])
         self.slots.admit(taken, rows, [self.prompts[row] for row in rows])
         self.row_of |= dict(zip(taken, rows, strict=True))
         self.steps |= dict.fromkeys(taken, 0)
 
-    def _fill(self, slots: list[int], contexts: list[list[int]]) -> None:
-        """Compute each different context once, shortest first, and write it into every slot that has it."""
-        wanted: dict[tuple[int, ...], list[int]] = {}
-        for slot, context in zip(slots, contexts, strict=True):
-            if context:
-                wanted.setdefault(tuple(context), []).append(slot)
-        device = self.slots.tokens.device
-        for part in _parts(sorted(wanted, key=len)):
-            cache = _filled(self.prefill, [list(context) for context in part])
-            places = [(slot, row) for row, context in enumerate(part) for slot in wanted[context]]
-            target, source = to_device(places, device).T
-            for layer, filled in zip(self.slots.layers, cache.layers, strict=True):
-                layer.fill(target, *(part[source] for part in keys_and_values(filled)))
-
     def _draw_together(self) -> None:
         """Once no prompt waits, let the smallest captured size do that holds the slots in use."""
-        if self.waiting:
+        if self.prefill.num_waiting:
             return
         size = next(size for size in self.sizes if size >= len(self.row_of))
         if size == self.size:
@@ -223,24 +207,6 @@ def _generation(slots: Slots, num_rows: int) -> Generation:
         slots.logprobs[:num_rows, :longest].masked_fill(~mask, 0.0),
         reasons,
     )
-
-
-def _filled(model: PreTrainedModel, contexts: list[list[int]]) -> Cache:
-    """Keys and values of contexts, right-padded: what lies behind a row's end is never looked at."""
-    ids, _ = pad_right(contexts, next(model.parameters()).device)
-    cache = Cache(layers=[PromptLayer() for _ in layers_of(model)])
-    backbone_of(model)(input_ids=ids, past_key_values=cache, use_cache=True)
-    return cache
-
-
-def _parts(contexts: list[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
-    """Contexts, shortest first, cut so that a part with its padding has at most `PREFILL_TOKENS`."""
-    parts: list[list[tuple[int, ...]]] = []
-    for context in contexts:
-        if not parts or (len(parts[-1]) + 1) * len(context) > PREFILL_TOKENS:
-            parts.append([])
-        parts[-1].append(context)
-    return parts
 
 
 def _sizes(wanted: int, num_slots: int) -> list[int]:

@@ -11,6 +11,7 @@ from tiny_ppo import lively, tiny_lm
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rlhf.errors import TrainingError, UsageError
+from rlhf.ppo.engines import prefill
 from rlhf.ppo.engines.choice import GRAPH_MODELS, choose_engine, graph_obstacle
 from rlhf.ppo.engines.graph import GraphEngine, _sizes
 from rlhf.ppo.engines.hf import HFEngine
@@ -107,17 +108,25 @@ def test_lengths_of_every_kind_waiting_rows_and_shrinking_batches(num_slots, sto
     same(*both(tiny_lm(), ragged_prompts(count, 9), noise_of(count, 19), engine, stop_ids=stop_ids))
 
 
-def test_several_responses_to_a_prompt_share_its_prefill(monkeypatch):
+@pytest.mark.parametrize("num_slots", [8, 2])
+def test_a_prompt_is_computed_once_for_all_its_responses_and_before_its_slot_is_free(monkeypatch, num_slots):
     seen = []
-    from rlhf.ppo.engines import graph
-
-    real = graph._filled
+    real = prefill.filled
     monkeypatch.setattr(
-        graph, "_filled", lambda model, contexts: seen.append(contexts) or real(model, contexts)
+        prefill, "filled", lambda model, contexts: seen.append(contexts) or real(model, contexts)
     )
     prompts = [[3, 1, 4]] * 5 + [[2, 7]] * 3
-    same(*both(tiny_lm(), prompts, noise_of(8, 10), GraphEngine(num_slots=8, dtype=torch.float32)))
-    assert seen[1:] == [[[2], [3, 1]]], "the first is the probe of the cache's shape"
+    engine = GraphEngine(num_slots=num_slots, dtype=torch.float32)
+    same(*both(tiny_lm(), prompts, noise_of(8, 10), engine))
+    assert seen == [[[2], [3, 1]]]
+
+
+@pytest.mark.parametrize("num_slots", [16, 3])
+def test_prompts_beyond_what_one_pass_computes(monkeypatch, num_slots):
+    monkeypatch.setattr(prefill, "PREFILL_TOKENS", 12)
+    prompts = [*ragged_prompts(20, 9), *[[5]] * 3]
+    engine = GraphEngine(num_slots=num_slots, dtype=torch.float32)
+    same(*both(tiny_lm(), prompts, noise_of(23, 12), engine))
 
 
 def test_one_engine_serves_calls_of_other_sizes_temperatures_and_stop_tokens():
