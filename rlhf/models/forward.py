@@ -4,30 +4,57 @@ Rows may be padded on either side: positions count real tokens, so padding chang
 and rotary models alike.
 """
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from transformers import masking_utils
 
 from rlhf.models.load import backbone_of, score_head_of
+from rlhf.models.transfer import to_device
 
 
-def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+def hidden_states(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, width: int | None = None
+) -> Tensor:
     """Last hidden states [B, L, H] of `input_ids` [B, L] int64 under `attention_mask` [B, L] bool.
 
     A row's real tokens are one block with padding on either side. They are computed from column 0 on, where a causal
     model needs no mask: no token looks at what follows it, attention takes its fastest kernel, and columns in which no
     row has a token are not computed. States of padding are whatever they are.
+
+    Args:
+        model: a causal LM or a reward model.
+        input_ids, attention_mask: the rows.
+        width: real tokens of the longest row; None: the device is asked, and waited for.
     """
     columns = torch.arange(input_ids.shape[1], device=input_ids.device)
     padding = attention_mask.int().argmax(dim=1, keepdim=True)
-    # The first wait for the device; transformers, which looks for packed rows, waits a second time at the same place.
-    width = max(1, int(attention_mask.sum(dim=1).max()))
-    aligned = input_ids.gather(1, (columns[:width] + padding) % len(columns))
-    hidden = cast(Tensor, backbone_of(model)(input_ids=aligned, use_cache=False).last_hidden_state)
-    back = (columns - padding).clamp(0, width - 1)
+    if width is None:
+        width = int(attention_mask.sum(dim=1).max())
+    aligned = input_ids.gather(1, (columns[: max(1, width)] + padding) % len(columns))
+    with _one_sequence_a_row():
+        outputs = backbone_of(model)(input_ids=aligned, use_cache=False)
+    hidden = cast(Tensor, outputs.last_hidden_state)
+    back = (columns - padding).clamp(0, hidden.shape[1] - 1)
     return hidden.gather(1, back[:, :, None].expand(-1, -1, hidden.shape[-1]))
+
+
+@contextmanager
+def _one_sequence_a_row() -> Generator[None]:
+    """transformers asks positions on the device whether a row packs several sequences, and waits for the answer."""
+    name = "find_packed_sequence_indices"
+    asks = getattr(masking_utils, name, None)
+    if asks is None:
+        yield
+        return
+    setattr(masking_utils, name, lambda position_ids: None)  # pyright: ignore[reportUnknownLambdaType]
+    try:
+        yield
+    finally:
+        setattr(masking_utils, name, asks)
 
 
 def apply_score_head(model: nn.Module, hidden: Tensor) -> Tensor:
@@ -40,9 +67,11 @@ def apply_score_head(model: nn.Module, hidden: Tensor) -> Tensor:
         return head(hidden.to(cast(Tensor, head.weight).dtype)).squeeze(-1).float()
 
 
-def sequence_scores(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+def sequence_scores(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, width: int | None = None
+) -> Tensor:
     """The reward model's score [B] float32, read at each row's last real token, whatever the padding side."""
-    hidden = hidden_states(model, input_ids, attention_mask)
+    hidden = hidden_states(model, input_ids, attention_mask, width)
     columns = torch.arange(input_ids.shape[1], device=input_ids.device)
     last = (attention_mask.long() * columns).argmax(dim=1)
     rows = torch.arange(input_ids.shape[0], device=input_ids.device)
@@ -60,7 +89,8 @@ def score_token_lists(model: nn.Module, sequences: Sequence[list[int]], *, batch
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         ids, mask = pad_right([sequences[index] for index in chosen], device)
-        for index, score in zip(chosen, sequence_scores(model, ids, mask).tolist(), strict=True):
+        found = sequence_scores(model, ids, mask, width=ids.shape[1])
+        for index, score in zip(chosen, found.tolist(), strict=True):
             scores[index] = score
     model.train(was_training)
     return scores
@@ -68,15 +98,19 @@ def score_token_lists(model: nn.Module, sequences: Sequence[list[int]], *, batch
 
 def pad_right(sequences: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
     """Token ids [B, L] int64 and mask [B, L] bool; the pad id is 0, since the mask alone says what is real."""
-    length = max(len(sequence) for sequence in sequences)
-    ids = torch.tensor([sequence + [0] * (length - len(sequence)) for sequence in sequences], device=device)
-    lengths = torch.tensor([len(sequence) for sequence in sequences], device=device)
-    return ids, torch.arange(length, device=device)[None] < lengths[:, None]
+    length, lengths = _lengths(sequences, device)
+    ids = torch.tensor([sequence + [0] * (length - len(sequence)) for sequence in sequences])
+    return to_device(ids, device), torch.arange(length, device=device)[None] < lengths[:, None]
 
 
 def pad_left(sequences: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
     """Token ids [B, L] int64 and mask [B, L] bool, padded on the left."""
-    length = max(len(sequence) for sequence in sequences)
-    ids = torch.tensor([[0] * (length - len(sequence)) + sequence for sequence in sequences], device=device)
-    lengths = torch.tensor([len(sequence) for sequence in sequences], device=device)
-    return ids, torch.arange(length, device=device)[None] >= length - lengths[:, None]
+    length, lengths = _lengths(sequences, device)
+    ids = torch.tensor([[0] * (length - len(sequence)) + sequence for sequence in sequences])
+    return to_device(ids, device), torch.arange(length, device=device)[None] >= length - lengths[:, None]
+
+
+def _lengths(sequences: list[list[int]], device: torch.device) -> tuple[int, Tensor]:
+    """The longest, and all [B] int64."""
+    lengths = [len(sequence) for sequence in sequences]
+    return max(lengths), to_device(torch.tensor(lengths), device)

@@ -4,8 +4,8 @@ A row is a left-padded prompt followed by a right-padded response: `[B, P + T]`.
 (its log-probability, the value before it) comes from the hidden state at column P + t - 1.
 """
 
-from collections.abc import Iterator
-from typing import Any, Literal, cast
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple, cast
 
 from torch import Tensor, nn
 
@@ -18,6 +18,23 @@ Role = Literal["policy", "critic"]
 ROLES: tuple[Role, ...] = ("policy", "critic")
 MAX_LOGITS = 2**27
 """That exist at once: 512 MiB as float32."""
+
+
+class Extent(NamedTuple):
+    """What the host knows of a batch; where it is not told, it has to wait for the device to say it.
+
+    Attributes:
+        width: tokens of the longest row, prompt and response together.
+        num_tokens: response tokens of all rows.
+    """
+
+    width: int | None = None
+    num_tokens: int | None = None
+
+
+def extent_of(lengths: Sequence[tuple[int, int]]) -> Extent:
+    """Of rows with so many prompt and response tokens."""
+    return Extent(max(map(sum, lengths)), sum(response for _, response in lengths))
 
 
 class ActorCritic(nn.Module):
@@ -43,6 +60,7 @@ class ActorCritic(nn.Module):
         response_mask: Tensor,
         support: Tensor | None = None,
         *,
+        extent: Extent = Extent(),
         roles: tuple[Role, ...] = ROLES,
     ) -> dict[str, Tensor]:
         """Log-probabilities, entropies and values of the response tokens.
@@ -52,6 +70,7 @@ class ActorCritic(nn.Module):
             attention_mask: [B, P + T] bool, True on real tokens.
             response_mask: [B, T] bool, True on response tokens.
             support: [B, T, K] int64, the tokens that each was sampled from, padded with -1; None: all.
+            extent: of the batch.
             roles: who is asked.
 
         Returns:
@@ -66,9 +85,12 @@ class ActorCritic(nn.Module):
                 response_mask,
                 support,
                 temperature=self.temperature,
+                extent=extent,
             )
         if "critic" in roles:
-            outputs["values"] = response_values(self.critic, input_ids, attention_mask, response_mask)
+            outputs["values"] = response_values(
+                self.critic, input_ids, attention_mask, response_mask, width=extent.width
+            )
         return outputs
 
 
@@ -80,13 +102,14 @@ def response_logprobs(
     support: Tensor | None = None,
     *,
     temperature: float,
+    extent: Extent = Extent(),
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities and entropies [B, T] float32 of the response tokens at the sampling temperature.
 
     With a support [B, T, K] (see `ActorCritic.forward`) they are those of the distribution over it.
     """
     num_response = response_mask.shape[1]
-    hidden = hidden_states(model, input_ids, attention_mask)[:, -num_response - 1 : -1]
+    hidden = hidden_states(model, input_ids, attention_mask, extent.width)[:, -num_response - 1 : -1]
     return token_logprobs(
         hidden,
         cast(Any, output_head_of(model)),
@@ -95,6 +118,7 @@ def response_logprobs(
         mask=response_mask,
         chunk_tokens=chunk_tokens_of(model),
         support=support,
+        num_kept=extent.num_tokens,
     )
 
 
@@ -104,11 +128,16 @@ def chunk_tokens_of(model: nn.Module) -> int:
 
 
 def response_values(
-    critic: nn.Module, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor
+    critic: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    response_mask: Tensor,
+    *,
+    width: int | None = None,
 ) -> Tensor:
     """Values [B, T] float32: `values[:, t]` is read before response token t; 0 outside the mask."""
     num_response = response_mask.shape[1]
-    hidden = hidden_states(critic, input_ids, attention_mask)[:, -num_response - 1 : -1]
+    hidden = hidden_states(critic, input_ids, attention_mask, width)[:, -num_response - 1 : -1]
     return apply_score_head(critic, hidden).masked_fill(~response_mask, 0.0)
 
 

@@ -12,6 +12,8 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from rlhf.models.transfer import to_device
+
 FinishReason = Literal["eos", "length", "stop"]
 
 
@@ -89,8 +91,8 @@ class Rollout:
         """Rows."""
         return len(self.episodes)
 
-    def micro_batch(self, rows: list[int], device: torch.device) -> dict[str, Tensor]:
-        """Some rows on a device, cut to their own longest prompt and response."""
+    def micro_batch(self, rows: list[int], device: torch.device, **columns: Tensor) -> dict[str, Tensor]:
+        """Some rows on a device, cut to their own longest prompt and response; of further columns [B, T] too."""
         index = torch.tensor(rows)
         prompt_columns = int(self.prompt_mask[index].sum(dim=1).max())
         response_columns = int(self.response_mask[index].sum(dim=1).max())
@@ -105,11 +107,12 @@ class Rollout:
             "logprobs": self.logprobs[index][:, cut],
             "ref_logprobs": self.ref_logprobs[index][:, cut],
             "values": self.values[index][:, cut],
+            **{name: column[index][:, cut] for name, column in columns.items()},
         }
         supports = [self.episodes[row].support for row in rows]
         if any(support is not None for support in supports):
             batch["support"] = pad_supports(supports, response_columns)
-        return {name: tensor.to(device) for name, tensor in batch.items()}
+        return {name: to_device(tensor, device) for name, tensor in batch.items()}
 
 
 def gather_episodes(local: list[Episode]) -> list[Episode]:

@@ -140,6 +140,7 @@ def token_logprobs(
     mask: Tensor,
     chunk_tokens: int,
     support: Tensor | None = None,
+    num_kept: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute the log-probability of each target and the entropy there, a few tokens' logits at a time.
 
@@ -155,6 +156,7 @@ def token_logprobs(
         chunk_tokens: most tokens whose logits exist at once.
         support: [B, T, K] or [N, K] int64, the tokens that each target was sampled from, -1 where there are fewer:
             the distribution is renormalised over them. None: the whole vocabulary.
+        num_kept: tokens that the mask keeps, from one who knows; None: the device is asked, and waited for.
 
     Returns:
         logprobs, entropy (nats): float32, as targets, 0 outside the mask; both with gradient.
@@ -168,7 +170,7 @@ def token_logprobs(
         raise ValueError(f"hidden has shape {list(hidden.shape)}, expected {list(mask.shape)} + [H]")
     if temperature <= 0 or chunk_tokens < 1:
         raise ValueError(f"temperature={temperature} must be > 0 and chunk_tokens={chunk_tokens} >= 1")
-    index = mask.flatten().nonzero().squeeze(1)
+    index = _places(mask.flatten(), num_kept)
     states = hidden.flatten(0, -2).index_select(0, index)
     inputs = [states, targets.flatten().index_select(0, index)]
     if support is not None:
@@ -193,6 +195,13 @@ def token_logprobs(
         blank.index_copy(0, index, logprobs).view(mask.shape),
         blank.index_copy(0, index, entropy).view(mask.shape),
     )
+
+
+def _places(kept: Tensor, number: int | None) -> Tensor:
+    """Where a mask [N] is True, in their order."""
+    if number is None:
+        return kept.nonzero().squeeze(1)
+    return torch.sort(kept.byte(), descending=True, stable=True).indices[:number]
 
 
 def _kept_support(support: Tensor, targets: Tensor, mask: Tensor) -> Tensor:

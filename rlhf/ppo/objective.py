@@ -13,8 +13,6 @@ def objective(
     section: PPOSection,
     outputs: dict[str, Tensor],
     batch: dict[str, Tensor],
-    advantages: Tensor,
-    returns: Tensor,
     *,
     num_tokens: int,
     kl_coef: float,
@@ -25,9 +23,7 @@ def objective(
     Args:
         section: the recipe's `ppo`.
         outputs: of `ActorCritic.forward`, with gradient; the terms of a role that was not asked are left out.
-        batch: of `Rollout.micro_batch`.
-        advantages: [B, T] float32.
-        returns: [B, T] float32.
+        batch: of `Rollout.micro_batch`, and `advantages` and `returns`, [B, T] float32.
         num_tokens: response tokens of the global minibatch, the divisor of every term.
         kl_coef: the KL coefficient of now; unread where the penalty is in the reward.
         trains_policy: False: all terms but the value loss have weight 0, and yet a gradient, which DDP waits for.
@@ -43,7 +39,7 @@ def objective(
         vf_loss, vf_stats = value_loss(
             outputs["values"],
             batch["values"],
-            returns,
+            batch["returns"],
             batch["response_mask"],
             cliprange_value=section.cliprange_value,
             num_tokens=num_tokens,
@@ -51,9 +47,7 @@ def objective(
         losses.append(section.vf_coef * vf_loss)
         stats |= {"value_loss": vf_loss, "value_clipfrac": vf_stats["clipfrac"]}
     if "logprobs" in outputs:
-        of_policy, policy_stats = _of_policy(
-            section, outputs, batch, advantages, num_tokens=num_tokens, kl_coef=kl_coef
-        )
+        of_policy, policy_stats = _of_policy(section, outputs, batch, num_tokens=num_tokens, kl_coef=kl_coef)
         losses.append((1.0 if trains_policy else 0.0) * of_policy)
         stats |= policy_stats
     loss = torch.stack(losses).sum()
@@ -65,7 +59,6 @@ def _of_policy(
     section: PPOSection,
     outputs: dict[str, Tensor],
     batch: dict[str, Tensor],
-    advantages: Tensor,
     *,
     num_tokens: int,
     kl_coef: float,
@@ -74,7 +67,7 @@ def _of_policy(
     pg_loss, stats = policy_loss(
         logprobs,
         batch["logprobs"],
-        advantages,
+        batch["advantages"],
         mask,
         cliprange=section.cliprange,
         num_tokens=num_tokens,

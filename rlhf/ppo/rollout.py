@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rlhf.models.forward import pad_left, pad_right, sequence_scores
 from rlhf.models.offload import on_device
-from rlhf.ppo.actor_critic import ActorCritic, response_logprobs
+from rlhf.ppo.actor_critic import ActorCritic, extent_of, response_logprobs
 from rlhf.ppo.engines.base import Generation, GenerationEngine
 from rlhf.ppo.episodes import Episode, FinishReason, Rollout, collate, gather_episodes, pad_supports
 from rlhf.ppo.micro_batches import MicroBatches, require_divisible
@@ -199,12 +199,18 @@ class Collector:
         part = [torch.cat([prompt_ids, response_ids], dim=1), torch.cat([prompt_mask, mask], dim=1), mask]
         if responses[0].support is not None:
             part.append(pad_supports([response.support for response in responses], mask.shape[1]).to(device))
-        outputs = model(*part)
-        ref_logprobs, _ = response_logprobs(self.reference, *part, temperature=temperature)
+        extent = extent_of(
+            [(len(prompt), len(each.ids)) for prompt, each in zip(prompts, responses, strict=True)]
+        )
+        outputs = model(*part, extent=extent)
+        ref_logprobs, _ = response_logprobs(self.reference, *part, temperature=temperature, extent=extent)
         cut = [response.finish_reason == "length" for response in responses]
         bootstrap = [0.0] * len(responses)
         if self.section.bootstrap_truncated and any(cut):
-            bootstrap = (sequence_scores(model.critic, *part[:2]) * torch.tensor(cut, device=device)).tolist()
+            bootstrap = (
+                sequence_scores(model.critic, *part[:2], width=extent.width)
+                * torch.tensor(cut, device=device)
+            ).tolist()
         columns = (
             _rows(column.float(), mask) for column in (outputs["logprobs"], ref_logprobs, outputs["values"])
         )

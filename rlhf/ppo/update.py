@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from rlhf.ppo.actor_critic import ROLES, Role
+from rlhf.ppo.actor_critic import ROLES, Extent, Role, extent_of
 from rlhf.ppo.episodes import Rollout
 from rlhf.ppo.micro_batches import MicroBatches, lengths_of, padded_tokens, require_divisible
 from rlhf.ppo.nonfinite import NonFiniteError, UpdateError
@@ -198,10 +198,14 @@ class Updater:
         """Forward and backward; where nobody waits, of one role after the other: only its activations are held then."""
         accelerator = self.accelerator
         together = passes_talk(accelerator) or (last and accelerator.num_processes > 1)
+        rollout, targets = shared.rollout, {"advantages": shared.advantages, "returns": shared.returns}
+        batch = rollout.micro_batch(micro, accelerator.device, **targets)
+        lengths = lengths_of(rollout)
+        extent = extent_of([lengths[row] for row in micro])
         stats: dict[str, Tensor] = {}
         parts: list[tuple[Role, ...]] = [ROLES] if together else [(role,) for role in ROLES]
         for roles in parts:
-            loss, part = self._loss(shared, micro, num_tokens, roles)
+            loss, part = self._loss(shared, batch, extent, num_tokens, roles)
             backward(accelerator, self.model, loss * accelerator.num_processes)
             stats |= part | {"loss": stats.get("loss", 0.0) + part["loss"]}
         return stats
@@ -218,21 +222,20 @@ class Updater:
         return True
 
     def _loss(
-        self, shared: _Step, rows: list[int], num_tokens: int, roles: tuple[Role, ...]
+        self,
+        shared: _Step,
+        batch: dict[str, Tensor],
+        extent: Extent,
+        num_tokens: int,
+        roles: tuple[Role, ...],
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        device = self.accelerator.device
-        batch = shared.rollout.micro_batch(rows, device)
-        mask = batch["response_mask"]
-        cut = slice(None, mask.shape[1])
-        support = {"support": batch["support"]} if "support" in batch else {}
+        inputs = [batch[name] for name in ("input_ids", "attention_mask", "response_mask")]
         with self.accelerator.autocast():
-            outputs = self.model(batch["input_ids"], batch["attention_mask"], mask, **support, roles=roles)
+            outputs = self.model(*inputs, support=batch.get("support"), extent=extent, roles=roles)
         return objective(
             self.section,
             outputs,
             batch,
-            shared.advantages[rows][:, cut].to(device),
-            shared.returns[rows][:, cut].to(device),
             num_tokens=num_tokens,
             kl_coef=shared.kl_coef,
             trains_policy=shared.trains_policy,
@@ -267,12 +270,7 @@ class Updater:
         }
 
     def _check_losses(
-        self,
-        shared: _Step,
-        minibatch: list[int],
-        number: int,
-        reduced: dict[str, float],
-        mine: _Passed,
+        self, shared: _Step, minibatch: list[int], number: int, reduced: dict[str, float], mine: _Passed
     ) -> None:
         """`reduced` is the same on all ranks, so that all of them gather the rows at fault and raise, or none does."""
         checked = {name: reduced[name] for name in ("loss", "approxkl", "ptx_loss") if name in reduced}

@@ -3,12 +3,14 @@
 from collections import deque
 from collections.abc import Sequence
 
+import torch
 from transformers import Cache, PreTrainedModel
 
 from rlhf.models.forward import pad_right
 from rlhf.models.load import backbone_of, layers_of
+from rlhf.models.transfer import to_device
 from rlhf.ppo.engines.caches import PromptLayer, SlotLayer
-from rlhf.ppo.engines.slots import keys_and_values, to_device
+from rlhf.ppo.engines.slots import keys_and_values
 
 PREFILL_TOKENS = 32_768
 
@@ -57,7 +59,8 @@ class Prefill:
 
     def _write(self, slots: list[int], places: list[int], layers: Sequence[SlotLayer]) -> None:
         if self._cache is not None:
-            target, source = to_device([slots, places], keys_and_values(self._cache.layers[0])[0].device)
+            device = keys_and_values(self._cache.layers[0])[0].device
+            target, source = to_device(torch.tensor([slots, places]), device)
             for layer, filled in zip(layers, self._cache.layers, strict=True):
                 layer.fill(target, *(part[source] for part in keys_and_values(filled)))
         if not self._ready:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
+from rlhf.models.transfer import to_device
 from rlhf.ppo.engines.caches import SlotLayer
 
 
@@ -112,26 +113,20 @@ class Slots:
         """Give slots to responses whose prompts, but for the last token, are in the cache."""
         device = self.tokens.device
         plain = [slots, rows, [prompt[-1] for prompt in prompts], [len(prompt) - 1 for prompt in prompts]]
-        where, of_row, last, position = to_device(plain, device)
+        where, of_row, last, position = to_device(torch.tensor(plain), device)
         self.tokens[where], self.positions[where], self.rows[where] = last, position, of_row
         self.steps[where] = 0
         self.ended[where] = False
 
     def move(self, sources: list[int], targets: list[int]) -> None:
         """Copy slots to others, and leave the first idle."""
-        source, target = to_device([sources, targets], self.tokens.device)
+        source, target = to_device(torch.tensor([sources, targets]), self.tokens.device)
         for layer in self.layers:
             layer.move(source, target)
         for state in (self.tokens, self.positions, self.rows, self.steps, self.ended):
             state[target] = state[source]
         self.rows[source] = self.idle_row
         self.ended[source] = True
-
-
-def to_device(numbers: list[Any], device: torch.device) -> Tensor:
-    """Whole numbers as a tensor on a device, which goes on meanwhile: a copy from pageable memory would wait for it."""
-    on_gpu = device.type == "cuda"
-    return torch.tensor(numbers, pin_memory=on_gpu).to(device, non_blocking=on_gpu)
 
 
 def keys_and_values(layer: Any) -> tuple[Tensor, Tensor]:

@@ -65,6 +65,16 @@ def test_line_02_padded_rows_have_the_hidden_states_and_scores_of_unpadded_ones(
 
 
 @torch.no_grad()
+def test_a_width_that_the_caller_knows_is_the_one_that_would_be_found():
+    model = reward_model("llama")
+    ids, mask = pad_left([*ROWS, [7]], CPU)
+    ids, mask = (torch.nn.functional.pad(each, (3, 2)) for each in (ids, mask))  # columns without a token
+    longest = max(map(len, ROWS))
+    assert longest < ids.shape[1]
+    assert torch.equal(hidden_states(model, ids, mask, longest)[mask], hidden_states(model, ids, mask)[mask])
+
+
+@torch.no_grad()
 def test_positions_matter_to_these_models():
     """Else the test above could not fail: a row shifted by its padding has other hidden states."""
     model = reward_model("gpt2")

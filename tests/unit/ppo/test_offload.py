@@ -67,7 +67,7 @@ def test_a_reward_model_scores_on_its_device(monkeypatch):
     model = tiny_rm()
     source = ModelSource("judge", model, lambda answer: answer.response_ids, batch_size=2, device=META)
 
-    def scores(model, ids, mask):
+    def scores(model, ids, mask, width):
         return torch.tensor([float(model.model.embed_tokens.weight.device == ids.device == META)])
 
     monkeypatch.setattr("rlhf.models.forward.sequence_scores", scores)

@@ -79,12 +79,15 @@ def test_each_token_agrees_with_the_reference():
         assert (logprobs[b, t].item(), entropy[b, t].item()) == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.parametrize("num_kept", [None, int(MASK.sum())])
 @pytest.mark.parametrize("chunk_tokens", [1, 3, 20, 1000])
-def test_values_and_gradients_equal_those_of_the_full_softmax(chunk_tokens):
+def test_values_and_gradients_equal_those_of_the_full_softmax(chunk_tokens, num_kept):
     hidden, weight, targets = inputs()
     generator = torch.Generator().manual_seed(1)
     a, b = torch.randn(B, T, generator=generator), torch.randn(B, T, generator=generator)
-    outputs = token_logprobs(hidden, weight, targets, temperature=0.7, mask=MASK, chunk_tokens=chunk_tokens)
+    outputs = token_logprobs(
+        hidden, weight, targets, temperature=0.7, mask=MASK, chunk_tokens=chunk_tokens, num_kept=num_kept
+    )
     expected = full(hidden, weight, targets, 0.7)
     for got, want in zip(outputs, expected, strict=True):
         assert got.dtype == torch.float32

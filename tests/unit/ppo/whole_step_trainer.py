@@ -81,7 +81,7 @@ class Linear(nn.Module):
         means = (vectors * seen).cumsum(dim=1) / seen.cumsum(dim=1).clamp(min=1)
         return torch.cat([vectors, means, torch.ones_like(seen)], dim=-1)
 
-    def forward(self, input_ids, attention_mask, response_mask, temperature=None, roles=ROLES):
+    def forward(self, input_ids, attention_mask, response_mask, temperature=None, *, roles=ROLES, **_):
         num_response = response_mask.shape[1]
         features = self.features(input_ids, attention_mask)[:, -num_response - 1 : -1]
         table = (self.policy(features) / (temperature or self.temperature)).log_softmax(dim=-1)
