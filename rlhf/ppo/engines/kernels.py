@@ -1,4 +1,4 @@
-"""The two kernels of decoding, in Triton, which comes with PyTorch for CUDA and is absent without it: imported on a GPU alone."""
+"""Attention of a decoding step, in Triton, which comes with PyTorch for CUDA and is absent without it: imported on a GPU alone."""
 
 from typing import Any, cast
 
@@ -116,36 +116,3 @@ def _attend(
         )
         best = highest
     tl.store(output + spots, (mixed / total[:, None]).to(output.dtype.element_ty), mask=held)
-
-
-def block_sums(logits: Tensor, temperature: float, size: int) -> tuple[Tensor, Tensor]:
-    """Each block's largest logit over the temperature, and its sum of exponentials relative to that.
-
-    Args:
-        logits: [B, V], any float dtype, contiguous.
-        temperature: above 0.
-        size: of a block, a power of two; the last may be shorter.
-
-    Returns:
-        largest, sums: [B, C] float32; of a block of minus infinities, minus infinity and 0.
-    """
-    rows, vocabulary = logits.shape
-    blocks = triton.cdiv(vocabulary, size)
-    largest, sums = (torch.empty(rows, blocks, dtype=torch.float32, device=logits.device) for _ in range(2))
-    cast(Any, _block_sums)[(rows, blocks)](
-        logits, largest, sums, vocabulary, temperature, SIZE=size, num_warps=4
-    )
-    return largest, sums
-
-
-@triton.jit
-def _block_sums(logits, largest, sums, vocabulary, temperature, SIZE: tl.constexpr):  # noqa: N803
-    row, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    token = block * SIZE + tl.arange(0, SIZE)
-    scaled = tl.load(logits + row * vocabulary + token, mask=token < vocabulary, other=float("-inf"))
-    scaled = scaled.to(tl.float32) / temperature
-    highest = tl.max(scaled, axis=0)
-    base = tl.where(highest == float("-inf"), 0.0, highest)
-    place = row * tl.num_programs(1) + block
-    tl.store(largest + place, highest)
-    tl.store(sums + place, tl.sum(tl.exp(scaled - base), axis=0))

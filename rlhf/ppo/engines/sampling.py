@@ -49,6 +49,10 @@ def sample_tokens(
         logits = logits.float()
         support = support_of((logits / temperature).softmax(dim=-1), top_p=top_p, min_p=min_p)
         logits = logits.masked_fill(~support, -torch.inf)
+    if takes_kernels(logits):
+        from rlhf.ppo.engines.draw_kernels import inverse_cdf
+
+        return Draw(*inverse_cdf(logits.contiguous(), noise, temperature, _BLOCK), support)
     return Draw(*_inverse_cdf(logits, noise, temperature), support)
 
 
@@ -83,10 +87,6 @@ def _block_sums(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     Returns:
         [B, C] float32 each; of a block of minus infinities, minus infinity and 0.
     """
-    if takes_kernels(logits):
-        from rlhf.ppo.engines.kernels import block_sums
-
-        return block_sums(logits.contiguous(), temperature, _BLOCK)
     missing = -logits.shape[-1] % _BLOCK
     scaled = F.pad(logits.float() / temperature, (0, missing), value=-torch.inf).unflatten(-1, (-1, _BLOCK))
     largest = scaled.amax(dim=-1, keepdim=True)

@@ -4,6 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from rlhf.ppo.engines.sampling import sample_tokens
+
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
@@ -32,20 +34,30 @@ def test_log_probabilities_entropies_and_their_gradient(vocabulary, num_tokens):
     assert torch.allclose(mine.grad.double(), wanted.grad, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.3])
 @pytest.mark.parametrize("vocabulary", [50, 1024, 151_936])
-def test_sums_of_blocks(vocabulary):
-    from rlhf.ppo.engines.kernels import block_sums
+def test_a_draw_is_that_of_the_cpu(vocabulary, temperature):
+    from rlhf.ppo.engines.draw_kernels import inverse_cdf
 
     torch.manual_seed(0)
-    logits = 4 * torch.randn(5, vocabulary, device="cuda")
-    logits[2, :1024] = -torch.inf
-    largest, sums = block_sums(logits, 0.7, 1024)
-    total = (sums.double() * (largest - largest.amax(dim=1, keepdim=True)).double().exp()).sum(dim=1)
-    lse = total.log() + largest.amax(dim=1)
-    assert largest.shape == (5, -(-vocabulary // 1024))
-    wanted = (logits.double() / 0.7).logsumexp(dim=1)
-    finite = wanted.isfinite()
-    assert torch.allclose(lse[finite], wanted[finite], atol=1e-5, rtol=0)
+    logits, noise = 4 * torch.randn(200, vocabulary), torch.rand(200)
+    logits[2, : min(1024, vocabulary - 1)] = -torch.inf
+    noise[:4] = torch.tensor([0.0, 1 - 2**-24, 1 - 2**-24, 0.0])
+    tokens, logprobs = inverse_cdf(logits.cuda(), noise.cuda(), temperature, 1024)
+    wanted = (logits.double() / temperature).log_softmax(dim=-1)
+    assert torch.equal(tokens.cpu(), sample_tokens(logits, noise, temperature).tokens)
+    of_tokens = wanted.gather(1, tokens.cpu()[:, None]).squeeze(1)
+    assert torch.allclose(logprobs.cpu().double(), of_tokens, atol=1e-5, rtol=1e-5)
+
+
+def test_a_draw_from_what_is_no_number_says_so():
+    from rlhf.ppo.engines.draw_kernels import inverse_cdf
+
+    logits = torch.randn(3, 3000, device="cuda")
+    logits[0, 5], logits[1] = torch.nan, torch.nan
+    tokens, logprobs = inverse_cdf(logits, torch.rand(3, device="cuda"), 1.0, 1024)
+    assert logprobs.isnan().tolist() == [True, True, False]
+    assert ((tokens >= 0) & (tokens < 3000)).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
