@@ -1,7 +1,6 @@
-"""All three stages under every strategy, with full weights and LoRA: seconds a step, memory, wrappers; and scaling.
+"""All three stages under every strategy, with full weights and LoRA: seconds a step, memory, wrappers.
 
     python scripts/bench_gpus.py --model DIR --gpus 2             # the table; again: what is missing
-    python scripts/bench_gpus.py --model DIR --gpus 2 --scaling   # PPO's episodes/s on 1 and on 2, fixed batch a GPU
     python scripts/bench_gpus.py --device cpu --tiny              # a model of seconds, two processes (ZeRO: one)
 
 Calls `rlhf run` on made-up rows, once a combination, each in a workspace of its own under --folder; then loads on the
@@ -81,7 +80,7 @@ def main() -> int:
         results[name] = {"name": name, "setting": setting, **combination._asdict(), **outcome}
         write_atomic(file, (json.dumps(list(results.values()), indent=1) + "\n").encode())
     shown = [results[str(combination)] for combination in wanted]
-    print(f"\n{scaling(shown) if arguments.scaling else table(shown)}")
+    print(f"\n{table(shown)}")
     return int(any("failed" in each for each in shown))
 
 
@@ -95,7 +94,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--gpus", type=int, default=2, help="processes (--device cpu: not for ZeRO)")
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=("ddp", *STRATEGIES[2:]))
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
-    parser.add_argument("--scaling", action="store_true", help="DDP on 1 and on --gpus instead of the table")
     parser.add_argument("--batch", type=int, default=8, help="rows in one pass of one process")
     parser.add_argument("--episodes", type=int, default=32, help="of a PPO step, for each process")
     parser.add_argument("--ppo-steps", type=int, default=5, help="the first one is not timed")
@@ -113,8 +111,6 @@ def _setting(arguments: argparse.Namespace) -> Result:
 
 
 def _combinations(arguments: argparse.Namespace) -> list[Combination]:
-    if arguments.scaling:
-        return [Combination("ddp", "full", 1), Combination("ddp", "full", arguments.gpus)]
     # Accelerate counts one process where two CPUs run DeepSpeed.
     alone = STRATEGIES[1:4] if arguments.device == "cpu" else ()
     return [
@@ -208,8 +204,8 @@ def _stage(workspace: Path, stage: Stage, combination: Combination) -> Result:
     found: Result = {"processes": int(processes), "wrapper": wrapper, "device": device}
     if stage == "ppo":
         timed = [line for line in lines if "eps" in line][1:]
-        seconds = median(line["time/rollout_seconds"] + line["time/update_seconds"] for line in timed)
-        found |= {"seconds_a_step": seconds, "episodes_a_second": median(line["eps"] for line in timed)}
+        seconds = [line["time/rollout_seconds"] + line["time/update_seconds"] for line in timed]
+        found["seconds_a_step"] = median(seconds)
     else:
         times = {line["step"]: line["time"] for line in lines if "loss" in line}
         found["seconds_a_step"] = (times[TRAINING_STEPS] - times[TRAINING_STEPS - 10]) / 10
@@ -253,17 +249,6 @@ def table(results: list[Result]) -> str:
             peak = "–" if found["peak_gib"] is None else f"{found['peak_gib']:.2f}"
             ran_as = f"{found['processes']} | {found['wrapper']}"
             lines.append(f"{about} {stage} | {ran_as} | {found['seconds_a_step']:.3f} | {peak} |")
-    return "\n".join(lines)
-
-
-def scaling(results: list[Result]) -> str:
-    """Markdown: PPO's episodes a second by processes, and how many times those of the first row."""
-    lines = ["| processes | episodes/s | ratio |", "|---|---|---|"]
-    rates = [each["stages"]["ppo"]["episodes_a_second"] if "stages" in each else None for each in results]
-    for each, rate in zip(results, rates, strict=True):
-        shown = "failed" if rate is None else f"{rate:.2f}"
-        ratio = "" if rate is None or rates[0] is None else f"{rate / rates[0]:.2f}"
-        lines.append(f"| {each['processes']} | {shown} | {ratio} |")
     return "\n".join(lines)
 
 

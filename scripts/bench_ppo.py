@@ -7,7 +7,8 @@
 Runs the product's own PPO stage: its engine, scoring, rollout records and metrics, with stop tokens looked for and one
 prompt in 16 half as long as the others. A shape is Qwen2.5's with random weights; a recipe's PPO runs on the newest SFT
 and reward models of its workspace. Everything of the recipe can be changed by `--set`. `--peer trl` then gives TRL
-1.12's PPO the same models, prompts and settings, each side in a process of its own, in turn, `--rounds` times.
+1.12's PPO the same models, prompts and settings, each side in a process of its own, in turn. Under torchrun the processes
+train together; `--episodes` are those of all.
 """
 
 import argparse
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _SHORT_EVERY = 16
 _GIB = 2**30
+_RANK = int(os.environ.get("RANK", "0"))
 
 
 def main() -> None:
@@ -41,7 +43,7 @@ def main() -> None:
         result = _beside_peer(arguments)
     else:
         result = _decode(arguments) if arguments.decode_only else _steps(arguments)
-    if arguments.json is not None:
+    if arguments.json is not None and _RANK == 0:
         arguments.json.write_text(json.dumps(result, indent=1, default=vars) + "\n", encoding="utf-8")
 
 
@@ -85,8 +87,8 @@ def _arguments() -> argparse.ArgumentParser:
         "--rows-per-call", type=int, help="rows given to the engine at a time; all where left out"
     )
     peer = parser.add_argument_group("a peer")
-    peer.add_argument("--peer", choices=("trl",))
-    peer.add_argument("--peer-python", default=sys.executable, help="a Python that can import trl 1.12")
+    peer.add_argument("--peer", choices=("trl",), help="needs trl 1.12")
+    peer.add_argument("--peer-python", default=sys.executable, help="that can import it")
     peer.add_argument("--peer-path", default="", help="a folder that the peer alone imports from first")
     peer.add_argument("--peer-batch", type=int, help="as --batch, of the peer; the same where left out")
     peer.add_argument("--rounds", type=int, default=1, help="of both sides in turn")
@@ -99,7 +101,7 @@ def _steps(arguments: argparse.Namespace) -> dict[str, Any]:
     context = _context(arguments, steps=arguments.warmup + arguments.steps + (arguments.profile is not None))
     result = measure_steps(context, warmup=arguments.warmup, profile=arguments.profile)
     result["title"] = _title(arguments, result)
-    print(step_table(result), flush=True)
+    print(step_table(result) if _RANK == 0 else "", flush=True)
     return result
 
 
@@ -157,10 +159,8 @@ def _context(arguments: argparse.Namespace, *, steps: int) -> "StageContext":
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     overrides = [*arguments.set, f"ppo.num_steps={steps}"]
-    if arguments.engine is not None:
-        overrides.append(f"ppo.sampling.engine={arguments.engine}")
-    if arguments.dtype != "float32":
-        overrides.append(f"ppo.dtype={arguments.dtype}")
+    overrides += [f"ppo.sampling.engine={arguments.engine}"] if arguments.engine is not None else []
+    overrides += [f"ppo.dtype={arguments.dtype}"] if arguments.dtype != "float32" else []
     if arguments.recipe is not None:
         from memory_setting import recipe_context
 

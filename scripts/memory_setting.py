@@ -5,15 +5,18 @@ reward model has no probe.
 """
 
 import json
+import os
 import random
 import shutil
 import string
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate import PartialState
 from memory_shapes import LORA_RANK, BackboneKind, Shape
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
@@ -76,18 +79,24 @@ class Setting:
 def prepare_context(folder: Path, shape: Shape, setting: Setting) -> StageContext:
     """PPO's context on models in `folder`, which are made where they are not there yet; PPO itself begins anew.
 
+    Of processes that a launcher has started the first goes ahead, and the others find what it made.
+
     Args:
         folder: of this shape alone; needs room for the weights in bfloat16.
         shape: of the base.
         setting: of the recipe.
     """
-    _write_base(folder / "base", shape)
-    _write_prompts(folder / "prompts.jsonl", setting)
-    recipe = make_recipe(folder, setting)
-    base = ModelInput(path=str(folder / "base"))
-    sft = _published(recipe, "sft", base, shape)
-    reward = _published(recipe, "reward", _given(sft), shape)
-    shutil.rmtree(run_folder(recipe) / "ppo", ignore_errors=True)
+    state = PartialState(cpu=not torch.cuda.is_available()) if "RANK" in os.environ else None
+    with nullcontext() if state is None else state.main_process_first():
+        _write_base(folder / "base", shape)
+        _write_prompts(folder / "prompts.jsonl", setting)
+        recipe = make_recipe(folder, setting)
+        base = ModelInput(path=str(folder / "base"))
+        sft = _published(recipe, "sft", base, shape)
+        reward = _published(recipe, "reward", _given(sft), shape)
+        shutil.rmtree(run_folder(recipe) / "ppo", ignore_errors=True)
+    if state is not None:
+        state.wait_for_everyone()
     return _context(recipe, "ppo", _given(sft), _given(reward))
 
 
@@ -106,7 +115,8 @@ def recipe_context(file: Path, overrides: list[str], folder: Path) -> StageConte
 def make_recipe(folder: Path, setting: Setting) -> Recipe:
     """The setting as a recipe, with whatever its overrides change."""
     rows = {"train": str(folder / "prompts.jsonl")}
-    training = {"learning_rate": 1e-5, "global_batch_size": 1, "per_device_batch_size": 1}
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    training = {"learning_rate": 1e-5, "global_batch_size": processes, "per_device_batch_size": 1}
     ppo = {
         "backbone": setting.backbone,
         "gradient_checkpointing": setting.gradient_checkpointing,
@@ -126,6 +136,7 @@ def make_recipe(folder: Path, setting: Setting) -> Recipe:
         "workspace": str(folder / "workspace"),
         "seed": SEED,
         "model": {"path": str(folder / "base"), "lora": {"r": LORA_RANK} if setting.lora else None},
+        "launch": {"num_processes": processes},
         "data": {"sft": rows, "preference": rows, "prompts": rows},
         "sft": training,
         "reward": training,
@@ -176,7 +187,7 @@ def _published(recipe: Recipe, stage: Stage, policy: ModelInput, shape: Shape) -
     if found is None:
         tokenizer = load_tokenizer(str(recipe.model.path))
         save = _save_whole if recipe.model.lora is None else _save_adapter
-        publish(context, tokenizer, {}, partial(save, stage, str(recipe.model.path), shape))
+        publish(context, tokenizer, partial(save, stage, str(recipe.model.path), shape))
         found = context.registry.find(name, context.inputs.digest)
     assert found is not None
     return found

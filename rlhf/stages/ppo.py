@@ -67,8 +67,8 @@ def run(context: StageContext) -> bool:
         publish(
             context,
             tokenizer,
-            trainer.published_metrics(),
             lambda folder: _save(accelerator, trainer.model, tokenizer, folder),
+            metrics=trainer.published_metrics(),
         )
     accelerator.wait_for_everyone()  # the first one publishes
     accelerator.end_training()

@@ -1,6 +1,7 @@
 """From a trained model to an artefact in the registry; rank 0 alone, after every rank has helped to gather weights."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,40 +11,34 @@ from rlhf.models.load import ModelSource
 from rlhf.registry import Artefact, Base, ManifestDraft
 from rlhf.registry.manifest import Probe, RewardStats
 from rlhf.stages.context import StageContext, weights_digest
-from rlhf.stages.hf_trainer import CheckpointingTrainer
 from rlhf.stages.inputs import DONE_FILE
 
 
-def publish_trained(
-    context: StageContext,
-    trainer: CheckpointingTrainer,
-    tokenizer: PreTrainedTokenizerBase,
-    metrics: dict[str, float],
-    *,
-    reward_stats: RewardStats | None = None,
-    probe: Probe | None = None,
-) -> None:
-    """Publish what a Trainer holds."""
-    publish(context, tokenizer, metrics, trainer.save_weights, reward_stats=reward_stats, probe=probe)
+@dataclass(frozen=True)
+class Described:
+    """What a manifest says of a reward model: held-out metrics, and how its scores lie."""
+
+    metrics: dict[str, float]
+    reward_stats: RewardStats | None
+    probe: Probe
 
 
 def publish(
     context: StageContext,
     tokenizer: PreTrainedTokenizerBase,
-    metrics: dict[str, float],
     save: Callable[[Path], None],
     *,
-    reward_stats: RewardStats | None = None,
-    probe: Probe | None = None,
+    metrics: dict[str, float] | None = None,
+    describe: Callable[[Path], Described] | None = None,
 ) -> None:
     """Save into a staging folder and publish it.
 
     Args:
         context: the stage.
         tokenizer: saved beside the weights.
-        metrics: held-out metrics; text and what is not finite is left out of the manifest.
         save: writes the weights into a folder; called on every rank, since sharded weights are gathered by all.
-        reward_stats, probe: of a reward model.
+        metrics: held-out metrics; text and what is not finite is left out of the manifest.
+        describe: scores the reward model that was saved in a folder; called on rank 0 alone.
     """
     name = context.recipe.artefact_name(context.stage)
     registry = context.registry
@@ -52,9 +47,12 @@ def publish(
     if not context.is_main:
         return
     tokenizer.save_pretrained(str(staged))
-    draft = context.draft(tokenizer, finite(metrics)).model_copy(
-        update={"reward_stats": reward_stats, "probe": probe, "base": _base(context, staged)}
-    )
+    said: dict[str, Any] = {"base": _base(context, staged)}
+    if describe is not None:
+        described = describe(staged)
+        metrics = described.metrics
+        said |= {"reward_stats": described.reward_stats, "probe": described.probe}
+    draft = context.draft(tokenizer, finite(metrics or {})).model_copy(update=said)
     artefact = registry.publish(staged, ManifestDraft.model_validate(draft.model_dump()))
     record_done(context, artefact)
 

@@ -1,9 +1,13 @@
 """The reward model over TRL's RewardTrainer, on pairs that are encoded here exactly as PPO will produce them."""
 
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import DistributedType
 from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -12,17 +16,16 @@ from trl.trainer.reward_trainer import DataCollatorForPreference, RewardTrainer
 
 from rlhf.models.embeddings import fit_embeddings
 from rlhf.models.forward import score_token_lists
-from rlhf.models.load import load_causal_lm, new_reward_model
+from rlhf.models.load import load_causal_lm, load_reward_model, new_reward_model
 from rlhf.models.tokenizer import pad_id, stop_token_ids
 from rlhf.ppo.engines.hf import HFEngine
 from rlhf.ppo.noise import EVALUATION_STREAM, sampling_noise
-from rlhf.ppo.sharding import whole_weights
 from rlhf.recipe.training import RewardSection
 from rlhf.registry.manifest import Probe, RewardStats
 from rlhf.stages.context import StageContext
 from rlhf.stages.hf_arguments import training_arguments
 from rlhf.stages.hf_trainer import CheckpointingTrainer, attach, train
-from rlhf.stages.publish import publish_trained
+from rlhf.stages.publish import Described, publish
 from rlhf.stages.reward_report import reward_report
 from rlhf.stages.sharded import loading_whole
 from rlhf.stages.tokens.encoders import Pair
@@ -76,9 +79,16 @@ def run(context: StageContext) -> bool:
     attach(trainer, context, section, best_metric=BEST_METRIC, greater_is_better=True)
     if not train(trainer, context, section):
         return False
-    _publish(
-        context, trainer, tokenizer, section, (held_out or training).rows, is_held_out=held_out is not None
+    describe = partial(
+        _describe,
+        context,
+        trainer,
+        tokenizer,
+        section,
+        held_out or training,
+        is_held_out=held_out is not None,
     )
+    publish(context, tokenizer, trainer.save_weights, describe=describe)
     return True
 
 
@@ -114,23 +124,28 @@ class WeightedRewardTrainer(CheckpointingTrainer, RewardTrainer):
         return (loss, outputs) if return_outputs else loss
 
 
-def _publish(
+def _describe(
     context: StageContext,
     trainer: WeightedRewardTrainer,
     tokenizer: PreTrainedTokenizerBase,
     section: RewardSection,
-    rows: TokenRows[Pair],
+    pairs: Examples[Pair],
+    folder: Path,
     *,
     is_held_out: bool,
-) -> None:
-    """Score pairs, probe and reference samples in float32, the same ones on every rank, then publish."""
-    model = cast(nn.Module, trainer.accelerator.unwrap_model(trainer.model))
-    with whole_weights(trainer.accelerator, cast(nn.Module, trainer.model_wrapped)):
-        chosen, rejected = (
-            score_token_lists(model, Column(rows.dataset, name), batch_size=SCORING_BATCH)
-            for name in ("chosen_ids", "rejected_ids")
-        )
-        stats = _reference_stats(context, model, tokenizer, section, rows)
+) -> Described:
+    """Score pairs, probe and reference samples in float32."""
+    rows = pairs.rows
+    samples = _reference_samples(context, trainer.accelerator.device, tokenizer, section, rows)
+    model = _in_float32(context, trainer, folder)
+    chosen, rejected = (
+        score_token_lists(model, Column(rows.dataset, name), batch_size=SCORING_BATCH)
+        for name in ("chosen_ids", "rejected_ids")
+    )
+    stats = None
+    if samples:
+        scores = torch.tensor(score_token_lists(model, samples, batch_size=SCORING_BATCH))
+        stats = RewardStats(mean=float(scores.mean()), std=float(scores.std()), num_samples=len(samples))
     prefix = "eval" if is_held_out else "train"
     metrics = {f"{prefix}/{name}": value for name, value in reward_report(rows, chosen, rejected).items()}
     probes = [row.chosen_ids for row in rows[:NUM_PROBES]]
@@ -138,17 +153,33 @@ def _publish(
     # The same weights give the same scores up to the rounding of another device; a new head differs by its scale.
     probe = Probe(token_ids=probes, scores=chosen[:NUM_PROBES], tolerance=0.02 * scale)
     print(f"report: {metrics}\nreference samples: {stats}", flush=True)
-    publish_trained(context, trainer, tokenizer, metrics, reward_stats=stats, probe=probe)
+    return Described(metrics, stats, probe)
 
 
-def _reference_stats(
+def _in_float32(context: StageContext, trainer: WeightedRewardTrainer, folder: Path) -> nn.Module:
+    """The trained model as PPO will load it.
+
+    ZeRO and FSDP2 share it out and hold it in bfloat16 under mixed precision, in which the scores of some models are
+    quite other ones: there it is the one that was saved.
+    """
+    accelerator = trainer.accelerator
+    if accelerator.distributed_type not in (DistributedType.DEEPSPEED, DistributedType.FSDP):
+        return cast(nn.Module, accelerator.unwrap_model(trainer.model))
+    given = context.inputs.policy
+    assert given is not None
+    saved = replace(context.source(given), path=str(folder), revision=None)
+    with loading_whole():
+        return load_reward_model(saved).to(accelerator.device)
+
+
+def _reference_samples(
     context: StageContext,
-    model: nn.Module,
+    device: torch.device,
     tokenizer: PreTrainedTokenizerBase,
     section: RewardSection,
     rows: TokenRows[Pair],
-) -> RewardStats | None:
-    """Mean and standard deviation of the scores of the SFT model's own samples, at temperature 1.
+) -> list[list[int]]:
+    """The SFT model's own samples, at temperature 1, each behind its prompt; none where fewer than two are wanted.
 
     Prompts are those of the pairs, in turn; a response may be as long as their longest completion, as far as
     `max_length` has room for it.
@@ -156,10 +187,9 @@ def _reference_stats(
     limit = section.max_length
     prompts = _first_prompts(rows, limit, section.num_reference_samples)
     if not prompts or section.num_reference_samples < 2:
-        return None
+        return []
     given = context.inputs.policy
     assert given is not None
-    device = next(model.parameters()).device
     with loading_whole():
         policy = load_causal_lm(context.source(given), trainable=False).to(device).eval()
     lengths = [max(len(row.chosen_ids), len(row.rejected_ids)) - len(row.prompt_ids or ()) for row in rows]
@@ -184,8 +214,7 @@ def _reference_stats(
         )
         sampled = zip(asked, generation.response_ids, generation.response_mask, strict=True)
         sequences += [prompt + ids[mask].tolist() for prompt, ids, mask in sampled]
-    scores = torch.tensor(score_token_lists(model, sequences, batch_size=SCORING_BATCH))
-    return RewardStats(mean=float(scores.mean()), std=float(scores.std()), num_samples=len(sequences))
+    return sequences
 
 
 def _first_prompts(rows: TokenRows[Pair], limit: int, count: int) -> list[list[int]]:

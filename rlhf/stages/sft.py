@@ -20,7 +20,7 @@ from rlhf.recipe.training import SFTSection
 from rlhf.stages.context import StageContext
 from rlhf.stages.hf_arguments import training_arguments
 from rlhf.stages.hf_trainer import CheckpointingTrainer, attach, train
-from rlhf.stages.publish import publish_trained
+from rlhf.stages.publish import publish
 from rlhf.stages.tokens.encoders import Demonstration
 from rlhf.stages.tokens.examples import Examples, demonstrations
 from rlhf.stages.tokens.splits import Split, stage_split, token_folder
@@ -57,7 +57,7 @@ def run(context: StageContext) -> bool:
     if not train(trainer, context, section):
         return False
     metrics = trainer.evaluate() if held_out is not None else {}
-    publish_trained(context, trainer, tokenizer, metrics)
+    publish(context, tokenizer, trainer.save_weights, metrics=metrics)
     return True
 
 

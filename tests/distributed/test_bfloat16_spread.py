@@ -32,5 +32,5 @@ def test_a_reward_model_is_trained_scored_and_published(tmp_path, base, strategy
     assert {tensor.dtype for tensor in load_file(artefact.path / "model.safetensors").values()} == {published}
     model, probe = load_reward_model(ModelSource(str(artefact.path))), artefact.manifest.probe
     scores = score_token_lists(model, probe.token_ids, batch_size=8)
-    assert scores == pytest.approx(probe.scores, abs=1e-2)
+    assert scores == pytest.approx(probe.scores, abs=1e-5), "scored in bfloat16, which some models mind a lot"
     assert max(scores) - min(scores) > 1e-3, "scores of equal size would show nothing"

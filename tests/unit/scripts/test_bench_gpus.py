@@ -8,33 +8,28 @@ from pathlib import Path
 
 import bench_gpus
 import pytest
-from bench_gpus import Combination, scaling, table
+from bench_gpus import Combination, table
 
 SCRIPT = Path(__file__).parents[3] / "scripts" / "bench_gpus.py"
 
 
-def result(rate, **more):
+def result():
     found = {"processes": 2, "wrapper": "W", "seconds_a_step": 0.25, "peak_gib": 1.5}
-    stages = {"sft": found, "ppo": {**found, "peak_gib": None, "episodes_a_second": rate}}
-    return {"strategy": "ddp", "kind": "full", "processes": 2, "stages": stages} | more
+    stages = {"sft": found, "ppo": {**found, "peak_gib": None}}
+    return {"strategy": "ddp", "kind": "full", "processes": 2, "stages": stages}
 
 
 def test_the_table_has_a_row_a_stage_and_says_what_failed():
     failed = {"strategy": "zero3", "kind": "lora", "processes": 2, "failed": "why"}
-    assert table([result(3.0), failed]).splitlines()[2:] == [
+    assert table([result(), failed]).splitlines()[2:] == [
         "| ddp | full | sft | 2 | W | 0.250 | 1.50 |",
         "| ddp | full | ppo | 2 | W | 0.250 | – |",
         "| zero3 | lora | failed | 2 | | | |",
     ]
 
 
-def test_scaling_is_told_against_the_first_row():
-    rows = scaling([result(10.0, processes=1), result(18.5)]).splitlines()
-    assert rows[2:] == ["| 1 | 10.00 | 1.00 |", "| 2 | 18.50 | 1.85 |"]
-
-
 def test_zero_runs_alone_on_cpus():
-    asked = Namespace(scaling=False, strategies=["ddp", "zero1", "zero3"], kinds=["full"], gpus=2)
+    asked = Namespace(strategies=["ddp", "zero1", "zero3"], kinds=["full"], gpus=2)
     for device, zero in (("cpu", 1), ("cuda", 2)):
         asked.device = device
         assert [each.processes for each in bench_gpus._combinations(asked)] == [2, zero, zero]
@@ -76,7 +71,6 @@ def test_a_tiny_run_measures_all_stages_and_is_not_run_again(tmp_path):
         assert stage["seconds_a_step"] > 0
         assert stage["peak_gib"] > 0.1
         assert stage["parameters"] > 5000
-    assert measured["stages"]["ppo"]["episodes_a_second"] > 0
     assert second.returncode == 0
     assert "fsdp2-lora-1: measured before" in second.stdout
     assert second.stdout.count("| fsdp2 | lora |") == 3

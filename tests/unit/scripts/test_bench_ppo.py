@@ -157,12 +157,15 @@ def test_the_tables_show_medians_ranges_and_ratios():
     assert (spread([2.0]), spread([1.0, 3.0, 2.0], 0)) == ("2.00", "2 (1 to 3)")
 
 
-def run(tmp_path, *options):
+def run(tmp_path, *options, launcher=()):
     file = tmp_path / "result.json"
     small = ["--shape=tiny", "--episodes=8", "--batch=2", "--rollout-batch=4", "--epochs=1", "--steps=1"]
     given = [*small, "--prompt-tokens=8", "--response-tokens=6", f"--folder={tmp_path}", f"--json={file}"]
     ended = subprocess.run(
-        [sys.executable, str(SCRIPT), *given, *options], capture_output=True, text=True, check=False
+        [sys.executable, *launcher, str(SCRIPT), *given, *options],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert ended.returncode == 0, ended.stderr
     return json.loads(file.read_text()), ended.stdout
@@ -177,6 +180,16 @@ def test_a_run_of_steps_measures_every_phase(tmp_path):
     assert whole == pytest.approx(figures["step_seconds"][0])
     assert {len(prompt) for prompt in figures["work"]["prompts"]} == {4, 8}
     assert "| update |" in told
+
+
+@pytest.mark.distributed
+def test_two_processes_train_together(tmp_path):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    figures, told = run(tmp_path, launcher=launcher)
+    assert told.count("runs as: 2 process(es), DistributedDataParallel, cpu") == 2
+    assert told.count("| update |") == 1
+    assert figures["optimizer_steps"] == 4
+    assert len(figures["work"]["prompts"]) == 16  # of both processes, in two steps
 
 
 @pytest.mark.slow
