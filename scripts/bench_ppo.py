@@ -7,8 +7,7 @@
 Runs the product's own PPO stage: its engine, scoring, rollout records and metrics, with stop tokens looked for and one
 prompt in 16 half as long as the others. A shape is Qwen2.5's with random weights; a recipe's PPO runs on the newest SFT
 and reward models of its workspace. Everything of the recipe can be changed by `--set`. `--peer trl` then gives TRL
-1.12's PPO the same models, prompts and settings, each side in a process of its own, in turn. Under torchrun the processes
-train together; `--episodes` are those of all.
+1.12's PPO the same models, prompts and settings, in turn. Under torchrun processes train together on all `--episodes`.
 """
 
 import argparse
@@ -36,13 +35,14 @@ _RANK = int(os.environ.get("RANK", "0"))
 def main() -> None:
     """Measure, print."""
     arguments = _arguments().parse_args()
+    if "RANK" in os.environ and (arguments.recipe or arguments.peer):
+        raise SystemExit("under torchrun a shape is measured, alone: leave out --recipe and --peer")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     if arguments.threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
-    if arguments.peer is not None and not arguments.inner:
-        result = _beside_peer(arguments)
-    else:
-        result = _decode(arguments) if arguments.decode_only else _steps(arguments)
+    beside = arguments.peer is not None and not arguments.inner
+    measure = _beside_peer if beside else _decode if arguments.decode_only else _steps
+    result = measure(arguments)
     if arguments.json is not None and _RANK == 0:
         arguments.json.write_text(json.dumps(result, indent=1, default=vars) + "\n", encoding="utf-8")
 

@@ -29,11 +29,17 @@ def hidden_states(
         model: a causal LM or a reward model.
         input_ids, attention_mask: the rows.
         width: real tokens of the longest row; None: the device is asked, and waited for.
+
+    Raises:
+        ValueError: a row is longer than the width; looked for on a CPU alone.
     """
     columns = torch.arange(input_ids.shape[1], device=input_ids.device)
     padding = attention_mask.int().argmax(dim=1, keepdim=True)
-    if width is None:
-        width = int(attention_mask.sum(dim=1).max())
+    if width is None or not input_ids.is_cuda:
+        longest = int(attention_mask.sum(dim=1).max())
+        if width is not None and width < longest:
+            raise ValueError(f"width={width}, and a row has {longest} tokens")
+        width = longest
     aligned = input_ids.gather(1, (columns[: max(1, width)] + padding) % len(columns))
     with _one_sequence_a_row():
         outputs = backbone_of(model)(input_ids=aligned, use_cache=False)

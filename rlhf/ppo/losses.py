@@ -162,8 +162,8 @@ def token_logprobs(
         logprobs, entropy (nats): float32, as targets, 0 outside the mask; both with gradient.
 
     Raises:
-        ValueError: shapes, a hole in the mask, a temperature or chunk that is not positive, or a target outside
-            its support.
+        ValueError: shapes, a hole in the mask, a temperature or chunk that is not positive, a target outside its
+            support, or (on a CPU) another num_kept than the mask's.
     """
     check_mask(mask, targets=targets)
     if hidden.shape[:-1] != mask.shape:
@@ -199,8 +199,11 @@ def token_logprobs(
 
 def _places(kept: Tensor, number: int | None) -> Tensor:
     """Where a mask [N] is True, in their order."""
-    if number is None:
-        return kept.nonzero().squeeze(1)
+    if number is None or not kept.is_cuda:
+        places = kept.nonzero().squeeze(1)
+        if number is not None and number != len(places):
+            raise ValueError(f"num_kept={number}, and the mask keeps {len(places)}")
+        return places
     return torch.sort(kept.byte(), descending=True, stable=True).indices[:number]
 
 

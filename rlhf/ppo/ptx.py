@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rlhf.errors import DataError
 from rlhf.models.forward import hidden_states, pad_right
 from rlhf.models.load import output_head_of
+from rlhf.models.transfer import to_device
 from rlhf.ppo.actor_critic import ActorCritic, chunk_tokens_of
 from rlhf.ppo.losses import token_logprobs
 from rlhf.ppo.prompts import permutation
@@ -111,7 +112,7 @@ def sft_loss(policy: nn.Module, rows: Sequence[SFTRow], num_tokens: int, device:
     """Cross-entropy (0-dim float32, nats) of the rows' label tokens at temperature 1, summed over num_tokens."""
     ids, attention = pad_right([row.input_ids for row in rows], device)
     labels = pad_right([[int(kept) for kept in row.labels_mask] for row in rows], device)[0].bool()
-    hidden = hidden_states(policy, ids, attention)[:, :-1]
+    hidden = hidden_states(policy, ids, attention, ids.shape[1])[:, :-1]
     # Flat, since label tokens of several turns leave holes, which a mask over time may not have.
     logprobs, _ = token_logprobs(
         hidden.flatten(0, 1),
@@ -120,6 +121,7 @@ def sft_loss(policy: nn.Module, rows: Sequence[SFTRow], num_tokens: int, device:
         temperature=1.0,
         mask=labels[:, 1:].flatten(),
         chunk_tokens=chunk_tokens_of(policy),
+        num_kept=sum(sum(row.labels_mask[1:]) for row in rows),
     )
-    weights = torch.tensor([row.weight for row in rows], dtype=torch.float32, device=device)
+    weights = to_device(torch.tensor([row.weight for row in rows], dtype=torch.float32), device)
     return -(logprobs.view(len(rows), -1).sum(dim=1) * weights).sum() / num_tokens

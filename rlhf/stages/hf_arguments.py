@@ -7,9 +7,6 @@ import torch
 from rlhf.recipe.training import TrainingSection
 from rlhf.stages.context import StageContext
 
-_PATIENCE_SECONDS = 4 * 3600
-"""How long processes wait for the first one, which scores the held-out pairs by itself and publishes; a dead one ends all at once."""
-
 
 def training_arguments(
     context: StageContext,
@@ -55,6 +52,5 @@ def training_arguments(
         "disable_tqdm": True,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "remove_unused_columns": False,
-        "ddp_timeout": _PATIENCE_SECONDS,
         "max_length": None,
     }

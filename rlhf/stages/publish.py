@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import torch
+import torch.distributed
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.models.load import ModelSource
@@ -41,19 +44,41 @@ def publish(
         describe: scores the reward model that was saved in a folder; called on rank 0 alone.
     """
     name = context.recipe.artefact_name(context.stage)
-    registry = context.registry
-    staged = registry.staging(name) if context.is_main else context.folder / "discarded"
+    staged = context.registry.staging(name) if context.is_main else context.folder / "discarded"
     save(staged)
-    if not context.is_main:
-        return
+    waiting = _patient_group()
+    if context.is_main:
+        _publish(context, tokenizer, staged, metrics or {}, describe)
+    if waiting is not None:
+        torch.distributed.barrier(waiting)
+
+
+def _patient_group() -> torch.distributed.ProcessGroup | None:
+    """In which the others wait for the first process: scoring and copying may take longer than a step's exchange may.
+
+    One that dies meanwhile ends the others, as always.
+    """
+    if not torch.distributed.is_initialized():
+        return None
+    group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=7))
+    return cast(torch.distributed.ProcessGroup, group)
+
+
+def _publish(
+    context: StageContext,
+    tokenizer: PreTrainedTokenizerBase,
+    staged: Path,
+    metrics: dict[str, float],
+    describe: Callable[[Path], Described] | None,
+) -> None:
     tokenizer.save_pretrained(str(staged))
     said: dict[str, Any] = {"base": _base(context, staged)}
     if describe is not None:
         described = describe(staged)
         metrics = described.metrics
         said |= {"reward_stats": described.reward_stats, "probe": described.probe}
-    draft = context.draft(tokenizer, finite(metrics or {})).model_copy(update=said)
-    artefact = registry.publish(staged, ManifestDraft.model_validate(draft.model_dump()))
+    draft = context.draft(tokenizer, finite(metrics)).model_copy(update=said)
+    artefact = context.registry.publish(staged, ManifestDraft.model_validate(draft.model_dump()))
     record_done(context, artefact)
 
 

@@ -103,11 +103,11 @@ def _draw(
 def _first_above(weights, share, place, count):
     """The first place whose running sum exceeds a share of the whole sum, the whole sum, and the running sum there.
 
-    Rounding may not push the place behind the end. Not a number stays not a number in the sum.
+    It has a weight, whatever rounding does to the sums. Not a number stays not a number in the sum.
     """
     ends = tl.cumsum(weights, axis=0)
     total = tl.sum(tl.where(place == count - 1, ends, 0.0), axis=0)
-    above = tl.sum(((place < count) & (ends <= share * total)).to(tl.int32), axis=0)
-    behind = tl.sum(((place < count) & (ends < total)).to(tl.int32), axis=0)
-    first = tl.minimum(tl.minimum(above, behind), count - 1)
+    first = tl.min(tl.where((ends > share * total) & (weights > 0), place, count), axis=0)
+    last = tl.max(tl.where(weights > 0, place, 0), axis=0)
+    first = tl.minimum(first, last)
     return first, total, tl.sum(tl.where(place == first, ends, 0.0), axis=0)

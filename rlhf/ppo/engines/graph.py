@@ -88,7 +88,7 @@ class GraphEngine:
             slots, decoder = self._prepared(policy, prompts, noise)
             slots.begin(noise, stop_ids)
             assert self._prefill is not None
-            prefill = Prefill(self._prefill, prompts)
+            prefill = Prefill(self._prefill, prompts, slots.shape.num_slots)
             _Call(prefill, slots, decoder, list(prompts), noise.shape[1], temperature).run()
         return _generation(slots, len(prompts))
 

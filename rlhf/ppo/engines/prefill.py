@@ -21,15 +21,18 @@ class Prefill:
     Args:
         model: a tree of a `Shadow`.
         prompts: all of the call, the shortest of which go first; rows of one prompt share its computation.
+        at_once: prompts computed in one pass, at most; with padding they have at most `PREFILL_TOKENS` tokens, or are one.
 
     Attributes:
         num_waiting: rows that have no slot yet.
     """
 
-    def __init__(self, model: PreTrainedModel, prompts: Sequence[list[int]]) -> None:
-        self._model, self._prompts = model, prompts
-        order = sorted(range(len(prompts)), key=lambda row: (len(prompts[row]), prompts[row]))
-        self._parts = deque(_parts(order, prompts))
+    def __init__(self, model: PreTrainedModel, prompts: Sequence[list[int]], at_once: int) -> None:
+        self._model = model
+        self._rows: dict[tuple[int, ...], list[int]] = {}
+        for row, prompt in enumerate(prompts):
+            self._rows.setdefault(tuple(prompt[:-1]), []).append(row)
+        self._parts = deque(_parts(sorted(self._rows, key=len), at_once))
         self._ready: deque[tuple[int, int]] = deque()  # row, place in the cache
         self._cache: Cache | None = None
         self.num_waiting = len(prompts)
@@ -48,14 +51,11 @@ class Prefill:
         return given
 
     def _compute(self) -> None:
-        rows = self._parts.popleft()
-        places: dict[tuple[int, ...], int] = {}
-        for row in rows:
-            context = tuple(self._prompts[row][:-1])
-            self._ready.append((row, places.setdefault(context, len(places))))
+        contexts = self._parts.popleft()
+        self._ready += [(row, place) for place, each in enumerate(contexts) for row in self._rows[each]]
         self._cache = None  # frees its memory first
-        if any(places):
-            self._cache = filled(self._model, [list(context) for context in places])
+        if any(contexts):
+            self._cache = filled(self._model, [list(each) for each in contexts])
 
     def _write(self, slots: list[int], places: list[int], layers: Sequence[SlotLayer]) -> None:
         if self._cache is not None:
@@ -75,11 +75,12 @@ def filled(model: PreTrainedModel, contexts: list[list[int]]) -> Cache:
     return cache
 
 
-def _parts(rows: list[int], prompts: Sequence[list[int]]) -> list[list[int]]:
-    """Rows, shortest prompts first, cut so that a part with its padding has at most `PREFILL_TOKENS`."""
-    parts: list[list[int]] = []
-    for row in rows:
-        if not parts or (len(parts[-1]) + 1) * len(prompts[row]) > PREFILL_TOKENS:
+def _parts(contexts: list[tuple[int, ...]], at_once: int) -> list[list[tuple[int, ...]]]:
+    """Contexts, shortest first, cut into what one pass computes."""
+    parts: list[list[tuple[int, ...]]] = []
+    for context in contexts:
+        size = len(parts[-1]) if parts else at_once
+        if size == at_once or (size + 1) * len(context) > PREFILL_TOKENS:
             parts.append([])
-        parts[-1].append(row)
+        parts[-1].append(context)
     return parts

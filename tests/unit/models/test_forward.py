@@ -65,13 +65,12 @@ def test_line_02_padded_rows_have_the_hidden_states_and_scores_of_unpadded_ones(
 
 
 @torch.no_grad()
-def test_a_width_that_the_caller_knows_is_the_one_that_would_be_found():
-    model = reward_model("llama")
-    ids, mask = pad_left([*ROWS, [7]], CPU)
-    ids, mask = (torch.nn.functional.pad(each, (3, 2)) for each in (ids, mask))  # columns without a token
-    longest = max(map(len, ROWS))
-    assert longest < ids.shape[1]
-    assert torch.equal(hidden_states(model, ids, mask, longest)[mask], hidden_states(model, ids, mask)[mask])
+def test_a_width_that_would_cut_a_row_is_refused():
+    model, longest = reward_model("llama"), max(map(len, ROWS))
+    ids, mask = pad_left(ROWS, CPU)
+    assert torch.equal(hidden_states(model, ids, mask, longest), hidden_states(model, ids, mask))
+    with pytest.raises(ValueError, match=f"width={longest - 1}"):
+        hidden_states(model, ids, mask, longest - 1)
 
 
 @torch.no_grad()

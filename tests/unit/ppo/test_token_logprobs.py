@@ -79,15 +79,23 @@ def test_each_token_agrees_with_the_reference():
         assert (logprobs[b, t].item(), entropy[b, t].item()) == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize("num_kept", [None, int(MASK.sum())])
+def test_a_count_that_is_not_the_masks_is_refused():
+    hidden, weight, targets = inputs()
+    given = {"temperature": 0.7, "mask": MASK, "chunk_tokens": 5}
+    right = int(MASK.sum())
+    known, asked = (token_logprobs(hidden, weight, targets, **given, num_kept=each) for each in (right, None))
+    assert torch.equal(known[0], asked[0])
+    for wrong in (right - 1, right + 1):
+        with pytest.raises(ValueError, match=f"num_kept={wrong}"):
+            token_logprobs(hidden, weight, targets, **given, num_kept=wrong)
+
+
 @pytest.mark.parametrize("chunk_tokens", [1, 3, 20, 1000])
-def test_values_and_gradients_equal_those_of_the_full_softmax(chunk_tokens, num_kept):
+def test_values_and_gradients_equal_those_of_the_full_softmax(chunk_tokens):
     hidden, weight, targets = inputs()
     generator = torch.Generator().manual_seed(1)
     a, b = torch.randn(B, T, generator=generator), torch.randn(B, T, generator=generator)
-    outputs = token_logprobs(
-        hidden, weight, targets, temperature=0.7, mask=MASK, chunk_tokens=chunk_tokens, num_kept=num_kept
-    )
+    outputs = token_logprobs(hidden, weight, targets, temperature=0.7, mask=MASK, chunk_tokens=chunk_tokens)
     expected = full(hidden, weight, targets, 0.7)
     for got, want in zip(outputs, expected, strict=True):
         assert got.dtype == torch.float32
