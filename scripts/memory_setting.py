@@ -9,7 +9,6 @@ import os
 import random
 import shutil
 import string
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -86,18 +85,25 @@ def prepare_context(folder: Path, shape: Shape, setting: Setting) -> StageContex
         shape: of the base.
         setting: of the recipe.
     """
-    state = PartialState(cpu=not torch.cuda.is_available()) if "RANK" in os.environ else None
-    with nullcontext() if state is None else state.main_process_first():
-        _write_base(folder / "base", shape)
-        _write_prompts(folder / "prompts.jsonl", setting)
-        recipe = make_recipe(folder, setting)
-        base = ModelInput(path=str(folder / "base"))
-        sft = _published(recipe, "sft", base, shape)
-        reward = _published(recipe, "reward", _given(sft), shape)
-        shutil.rmtree(run_folder(recipe) / "ppo", ignore_errors=True)
-    if state is not None:
-        state.wait_for_everyone()
+    is_launched, is_first = "RANK" in os.environ, os.environ.get("RANK", "0") == "0"
+    if is_launched and not is_first:
+        _wait()
+    _write_base(folder / "base", shape)
+    _write_prompts(folder / "prompts.jsonl", setting)
+    recipe = make_recipe(folder, setting)
+    base = ModelInput(path=str(folder / "base"))
+    sft = _published(recipe, "sft", base, shape)
+    reward = _published(recipe, "reward", _given(sft), shape)
+    shutil.rmtree(run_folder(recipe) / "ppo", ignore_errors=True)
+    if is_launched:
+        if is_first:  # joins the others only now: publishing is by itself
+            _wait()
+        _wait()
     return _context(recipe, "ppo", _given(sft), _given(reward))
+
+
+def _wait() -> None:
+    PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()
 
 
 def recipe_context(file: Path, overrides: list[str], folder: Path) -> StageContext:
