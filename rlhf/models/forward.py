@@ -87,19 +87,24 @@ def sequence_scores(
 @torch.no_grad()
 def score_token_lists(model: nn.Module, sequences: Sequence[list[int]], *, batch_size: int) -> list[float]:
     """Scores of token sequences, in their order; sorted by length inside, so that little padding is computed."""
-    device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
     scores = [0.0] * len(sequences)
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        ids, mask = pad_right([sequences[index] for index in chosen], device)
-        found = sequence_scores(model, ids, mask, width=ids.shape[1])
-        for index, score in zip(chosen, found.tolist(), strict=True):
+        found = scores_together(model, [sequences[index] for index in chosen])
+        for index, score in zip(chosen, found, strict=True):
             scores[index] = score
     model.train(was_training)
     return scores
+
+
+@torch.no_grad()
+def scores_together(model: nn.Module, sequences: list[list[int]]) -> list[float]:
+    """Scores of token sequences, in one pass."""
+    ids, mask = pad_right(sequences, next(model.parameters()).device)
+    return sequence_scores(model, ids, mask, width=ids.shape[1]).tolist()
 
 
 def pad_right(sequences: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Which rows go through the model together: rows of like length, so many that they fit the device's memory."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -11,6 +11,7 @@ from rlhf.ppo.episodes import Rollout
 from rlhf.recipe.ppo import PPOSection
 
 _UNBOUNDED = 2**62
+_Found = TypeVar("_Found")
 
 
 class MicroBatches:
@@ -31,16 +32,20 @@ class MicroBatches:
         tokens = section.per_device_tokens
         self.max_tokens: int | None = tokens if isinstance(tokens, int) else None
 
-    def split(self, rows: Sequence[int], lengths: Sequence[tuple[int, int]]) -> list[list[int]]:
+    def split(
+        self, rows: Sequence[int], lengths: Sequence[tuple[int, int]], *, max_rows: int | None = None
+    ) -> list[list[int]]:
         """Cut rows into micro-batches; a row that is too long by itself is one.
 
         Args:
             rows: which.
             lengths: of every row, prompt and response tokens; at least those of `rows`.
+            max_rows: in one micro-batch; the section's where None.
         """
+        max_rows = max_rows or self._max_rows
         parts: list[list[int]] = []
         for row in sorted(rows, key=lambda each: (-sum(lengths[each]), each)):
-            full = not parts or len(parts[-1]) == self._max_rows
+            full = not parts or len(parts[-1]) == max_rows
             if full or padded_tokens([*parts[-1], row], lengths) > (self.max_tokens or _UNBOUNDED):
                 parts.append([])
             parts[-1].append(row)
@@ -88,6 +93,38 @@ class MicroBatches:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict`."""
         self.max_tokens = state["max_tokens"]
+
+
+def pass_without_gradient(
+    parts: Sequence[list[int]],
+    lengths: Sequence[tuple[int, int]],
+    work: Callable[[list[int]], Sequence[_Found]],
+) -> dict[int, _Found]:
+    """What `work` gives for each row of the micro-batches; one that memory does not hold is cut in halves.
+
+    Args:
+        parts: micro-batches.
+        lengths: see `MicroBatches.split`.
+        work: a pass that no other process waits for.
+
+    Raises:
+        TrainingError: a single row does not fit.
+    """
+    results: dict[int, _Found] = {}
+    waiting = [*parts]
+    while waiting:
+        rows = waiting.pop()
+        found: Sequence[_Found] | None = None
+        try:
+            found = work(rows)
+        except torch.OutOfMemoryError:
+            require_divisible(rows, lengths)
+        if found is None:  # behind the handler, which still holds what did not fit
+            torch.cuda.empty_cache()
+            waiting += [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
+        else:
+            results |= dict(zip(rows, found, strict=True))
+    return results
 
 
 def padded_tokens(rows: Sequence[int], lengths: Sequence[tuple[int, int]]) -> int:

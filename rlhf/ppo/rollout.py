@@ -14,7 +14,7 @@ from rlhf.models.offload import on_device
 from rlhf.ppo.actor_critic import ActorCritic, extent_of, response_logprobs
 from rlhf.ppo.engines.base import Generation, GenerationEngine
 from rlhf.ppo.episodes import Episode, FinishReason, Rollout, collate, gather_episodes, pad_supports
-from rlhf.ppo.micro_batches import MicroBatches, require_divisible
+from rlhf.ppo.micro_batches import MicroBatches, pass_without_gradient
 from rlhf.ppo.noise import sampling_noise
 from rlhf.ppo.prompts import Prompt
 from rlhf.ppo.scoring import Answer, Scorer
@@ -172,22 +172,14 @@ class Collector:
             (len(prompt.token_ids), len(response.ids))
             for (_, prompt, _), response in zip(jobs, responses, strict=True)
         ]
-        measured: dict[int, _Measured] = {}
-        waiting = self.micro_batches.split(range(len(jobs)), lengths)
-        while waiting:
-            rows = waiting.pop()
+
+        def measure(rows: list[int]) -> list[_Measured]:
             prompts = [jobs[row][1].token_ids for row in rows]
-            found: list[_Measured] | None = None
-            try:
-                with self.accelerator.autocast():
-                    found = self._measure_rows(model, prompts, [responses[row] for row in rows])
-            except torch.OutOfMemoryError:
-                require_divisible(rows, lengths)
-            if found is None:  # behind the handler, which still holds what did not fit
-                torch.cuda.empty_cache()
-                waiting += [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
-            else:
-                measured |= dict(zip(rows, found, strict=True))
+            with self.accelerator.autocast():
+                return self._measure_rows(model, prompts, [responses[row] for row in rows])
+
+        parts = self.micro_batches.split(range(len(jobs)), lengths)
+        measured = pass_without_gradient(parts, lengths, measure)
         return [measured[row] for row in range(len(jobs))]
 
     def _measure_rows(

@@ -53,6 +53,7 @@ class Updater:
         model: the prepared actor-critic.
         optimizer: prepared; each parameter group has a `role`, policy or critic.
         seed: the stage's.
+        micro_batches: of all passes, so that what was found to fit is known to all; the section's where None.
         ptx: the SFT rows, where `ptx_coef` is set.
 
     Raises:
@@ -67,6 +68,7 @@ class Updater:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         seed: int,
+        micro_batches: MicroBatches | None = None,
         ptx: PTX | None = None,
     ) -> None:
         if section.ptx_coef and ptx is None:
@@ -77,7 +79,7 @@ class Updater:
         self.optimizer = optimizer
         self.seed = seed
         self.ptx = ptx if section.ptx_coef else None
-        self.micro_batches = MicroBatches(section)
+        self.micro_batches = micro_batches or MicroBatches(section)
         self.gradient_norms = GradientNorms(section.spike_factor)
         self.trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
 

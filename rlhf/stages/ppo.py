@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from rlhf.errors import UsageError
 from rlhf.ppo.actor_critic import ActorCritic
 from rlhf.ppo.evaluation import Evaluator
+from rlhf.ppo.micro_batches import MicroBatches
 from rlhf.ppo.prompts import Prompt, PromptStream
 from rlhf.ppo.ptx import PTX, SFTRow
 from rlhf.ppo.replay import RecordedRollouts, ReplayCollector
@@ -106,8 +107,8 @@ def _trainer(
 ) -> tuple[PPOTrainer, PPOSink]:
     seed = context.recipe.stage_seed("ppo")
     training, held_out = _prompts(context, tokenizer, section)
-    batch_size = section.per_device_rollout_batch_size or section.per_device_batch_size
-    rewards = build_rewards(context, tokenizer, accelerator.device, batch_size)
+    micro_batches = MicroBatches(section)
+    rewards = build_rewards(context, tokenizer, accelerator.device, micro_batches)
     parts = build_models(context, section, tokenizer, accelerator, rewards)
     updater = Updater(
         section,
@@ -115,6 +116,7 @@ def _trainer(
         model=parts.model,
         optimizer=parts.optimizer,
         seed=seed,
+        micro_batches=micro_batches,
         ptx=_ptx(context, section, tokenizer, accelerator),
     )
     collector = Collector(
@@ -125,7 +127,7 @@ def _trainer(
         scorer=rewards.scorer,
         stop_ids=parts.stop_ids,
         seed=seed,
-        micro_batches=updater.micro_batches,
+        micro_batches=micro_batches,
     )
     evaluator = Evaluator(
         section,

@@ -1,7 +1,6 @@
 """PPO's trained models: policy, critic and the reference, loaded, proved, rounded where asked, and prepared."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -79,9 +78,9 @@ def build_models(
         lr=section.learning_rate,
         eps=section.adam_eps,
         weight_decay=section.weight_decay,
-        fused=accelerator.device.type == "cuda",  # one pass over weights and moments
+        fused=True,  # one pass over weights and moments
     )
-    optimizer.register_load_state_dict_post_hook(partial(_as_built, optimizer.defaults["fused"]))
+    optimizer.register_load_state_dict_post_hook(_as_built)
     stop_ids = stop_token_ids(tokenizer, getattr(policy.generation_config, "eos_token_id", None))
     model, prepared = prepare(accelerator, actor_critic, optimizer)
     # After prepare, which moves the weights: the average lies where they do.
@@ -89,11 +88,11 @@ def build_models(
     return PPOModels(model, policy, prepared, reference, ema, stop_ids)
 
 
-def _as_built(fused: bool, optimizer: torch.optim.Optimizer) -> None:
-    """After a checkpoint, which may come from another device: one kernel again where it was built so."""
+def _as_built(optimizer: torch.optim.Optimizer) -> None:
+    """After a checkpoint, which may come from another device or from before all were fused."""
     for group in optimizer.param_groups:
-        group["fused"] = fused
+        group["fused"] = True
         for parameter in group["params"]:
             state = optimizer.state.get(parameter)
             if state:
-                state["step"] = state["step"].to(parameter.device if fused else "cpu")
+                state["step"] = state["step"].to(parameter.device)

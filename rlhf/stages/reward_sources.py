@@ -10,6 +10,7 @@ from rlhf.errors import UsageError
 from rlhf.models.compiling import compile_layers
 from rlhf.models.load import disable_dropout, load_reward_model, new_reward_model
 from rlhf.models.tokenizer import chat_template_digest, pad_id, tokenizer_digest
+from rlhf.ppo.micro_batches import MicroBatches
 from rlhf.ppo.scoring import Scorer
 from rlhf.ppo.sources.base import Source
 from rlhf.ppo.sources.combine import CombinedScorer, Part
@@ -45,7 +46,10 @@ class Rewards:
 
 
 def build_rewards(
-    context: StageContext, tokenizer: PreTrainedTokenizerBase, device: torch.device, batch_size: int
+    context: StageContext,
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device,
+    micro_batches: MicroBatches,
 ) -> Rewards:
     """Load every source; one that cannot be what it is published as stops the stage before anything is sampled.
 
@@ -53,7 +57,7 @@ def build_rewards(
         context: PPO's.
         tokenizer: the policy's.
         device: where reward models go.
-        batch_size: sequences in one forward pass of a reward model.
+        micro_batches: of all passes.
 
     Raises:
         ModelError: a model that cannot be loaded, scores that differ from those of its probe, or a reward model that
@@ -63,7 +67,7 @@ def build_rewards(
     """
     section = context.recipe.ppo
     assert section is not None
-    loader = _Loader(context, tokenizer, device, batch_size)
+    loader = _Loader(context, tokenizer, device, micro_batches)
     listed = section.rewards or [RewardSource(name=SINGLE, model=section.reward_model or OWN_MODEL)]
     parts = [loader.part(source) for source in listed]
     gold = section.evaluation.gold
@@ -110,12 +114,12 @@ class _Loader:
         context: StageContext,
         tokenizer: PreTrainedTokenizerBase,
         device: torch.device,
-        batch_size: int,
+        micro_batches: MicroBatches,
     ) -> None:
         self.context = context
         self.tokenizer = tokenizer
         self.device = device
-        self.batch_size = batch_size
+        self.micro_batches = micro_batches
         self.backbone = Backbone(context)
         self.matching: set[str] = set()
         self._models: dict[ModelInput, nn.Module] = {}
@@ -166,7 +170,16 @@ class _Loader:
             print(f"source {source.name}: has another tokenizer or chat template, scores text", flush=True)
             sequences = ThroughText(source.name, self.tokenizer, own, chat=chat)
         model = self._model(given, source.name)
-        return ModelSource(source.name, model, sequences, batch_size=self.batch_size, device=self.device)
+        section = self.context.recipe.ppo
+        assert section is not None
+        return ModelSource(
+            source.name,
+            model,
+            sequences,
+            batch_size=section.per_device_rollout_batch_size or section.per_device_batch_size,
+            micro_batches=self.micro_batches,
+            device=self.device,
+        )
 
     def _model(self, given: ModelInput, name: str) -> nn.Module:
         if given not in self._models:

@@ -18,6 +18,7 @@ from rlhf.metrics import read_metrics
 from rlhf.models.load import ModelSource, load_causal_lm, load_reward_model
 from rlhf.models.sequences import encode_completion, encode_prompt
 from rlhf.models.tokenizer import chat_template_digest, load_tokenizer, tokenizer_digest
+from rlhf.ppo.micro_batches import MicroBatches
 from rlhf.recipe import Recipe
 from rlhf.registry import ManifestDraft, Registry
 from rlhf.stages.context import StageContext
@@ -172,7 +173,7 @@ def test_the_critic_starts_from_the_first_model_that_reads_the_policys_tokens(co
     _, made = trained
     ppo = context(rewards=[model("other"), model("second"), model("reward")])
     tokenizer = ppo.tokenizer(ppo.inputs.policy)
-    rewards = build_rewards(ppo, tokenizer, torch.device("cpu"), 4)
+    rewards = build_rewards(ppo, tokenizer, torch.device("cpu"), MicroBatches(ppo.recipe.ppo))
     assert rewards.critic_from == ppo.inputs.reward_models["second"]
     expected = load_reward_model(ModelSource(str(made["second"].path)))
     critic = load_critic(ppo, rewards, tokenizer)
@@ -186,7 +187,7 @@ def test_a_critic_without_a_reward_model_has_the_policys_trunk_and_a_seeded_head
     give_function(monkeypatch, tmp_path, "return [0.0] * len(responses)")
     ppo = context(rewards=[{"name": "words", "function": "user_words:score"}])
     tokenizer = ppo.tokenizer(ppo.inputs.policy)
-    rewards = build_rewards(ppo, tokenizer, torch.device("cpu"), 4)
+    rewards = build_rewards(ppo, tokenizer, torch.device("cpu"), MicroBatches(ppo.recipe.ppo))
     assert rewards.critic_from is None
     one, two = (load_critic(ppo, rewards, tokenizer) for _ in range(2))
     assert torch.equal(one.score.weight, two.score.weight)

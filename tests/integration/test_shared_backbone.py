@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from rlhf.errors import ModelError, UsageError
 from rlhf.models.load import ModelSource, load_reward_model, scratch_causal_lm
 from rlhf.models.tokenizer import train_tokenizer
+from rlhf.ppo.micro_batches import MicroBatches
 from rlhf.recipe.model import ScratchModel
 from rlhf.recipe.rewards import RewardSource
 from rlhf.stages.backbone import Backbone
@@ -203,7 +204,7 @@ def test_an_ensemble_shares_what_lies_on_the_base_and_loads_the_rest_apart(train
     object.__setattr__(context, "inputs", inputs)
     tokenizer = context.tokenizer(context.inputs.policy)
     capsys.readouterr()
-    rewards = build_rewards(context, tokenizer, torch.device("cpu"), 4)
+    rewards = build_rewards(context, tokenizer, torch.device("cpu"), MicroBatches(context.recipe.ppo))
     said = capsys.readouterr().out
     assert (
         f"source far: does not share the policy's backbone: it lies on {tmp_path / 'other' / 'base'}" in said

@@ -8,9 +8,46 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers.cache_utils import CacheLayerMixin
+from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
 from rlhf.ppo.triton_there import takes_kernels
+
+_ROOM_AHEAD = 64
+"""Columns."""
+
+
+class GrowingLayer(DynamicLayer):
+    """As its base, but a token is written into room that is there, where the base copies all that came before it."""
+
+    _rooms: tuple[Tensor, ...] = ()
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Keep them behind the others; all keys and values [B, H, L, D], views of the room."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start, new = self.get_seq_length(), (key_states, value_states)
+        end = start + key_states.shape[-2]
+        if not self._rooms or self._rooms[0].shape[-2] < end:
+            rooms = tuple(_longer(part, end + _ROOM_AHEAD) for part in new)
+            for room, old in zip(rooms, self._rooms or rooms, strict=True):
+                room[:, :, :start] = old[:, :, :start]
+            self._rooms = rooms
+        for room, part in zip(self._rooms, new, strict=True):
+            room[:, :, start:end] = part
+        return self._shown(end)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Only keep these rows."""
+        length = self.get_seq_length()
+        self._rooms = tuple(room[indices] for room in self._rooms)
+        self._shown(length)
+
+    def _shown(self, length: int) -> tuple[Tensor, Tensor]:
+        keys, values = (room[:, :, :length] for room in self._rooms)
+        self.keys, self.values = keys, values
+        return keys, values
 
 
 class PromptLayer(CacheLayerMixin):
@@ -117,3 +154,8 @@ class Pending(NamedTuple):
 
     layer: SlotLayer
     key: Tensor
+
+
+def _longer(example: Tensor, num_columns: int) -> Tensor:
+    rows, heads, _, size = example.shape
+    return example.new_empty(rows, heads, num_columns, size)

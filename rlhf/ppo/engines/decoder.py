@@ -64,7 +64,7 @@ class Decoder:
 
     def _step(self, num_slots: int, temperature: float) -> None:
         slots, first = self._slots, slice(None, num_slots)
-        positions, rows, steps = slots.positions[first], slots.rows[first], slots.steps[first]
+        positions = slots.positions[first]
         outputs = self._forward(
             # Copies: a view of the slots would let torch.compile tie the first size to all slots.
             input_ids=slots.tokens[first].clone()[:, None],
@@ -74,20 +74,8 @@ class Decoder:
             use_cache=True,
         )
         logits = self._head(cast(Tensor, outputs.last_hidden_state)[:, -1])
-        draw = sample_tokens(logits, slots.noise[rows, steps], temperature)
-        slots.response_ids[rows, steps] = draw.tokens
-        slots.logprobs[rows, steps] = draw.logprobs
-        slots.lengths[rows] = steps + 1
-        stopped = slots.stops[draw.tokens]
-        slots.by_token[rows] = stopped
-        ended = stopped | (steps + 1 >= slots.limit) | slots.ended[first]
-        going = (~ended).long()
-        slots.tokens[first] = draw.tokens
-        slots.rows[first] = torch.where(ended, slots.idle_row, rows)
-        slots.ended[first] = ended
-        # An ended slot goes back to column 0, which every step shows.
-        positions.copy_((positions + 1) * going)
-        steps += going
+        draw = sample_tokens(logits, slots.noise[slots.rows[first], slots.steps[first]], temperature)
+        slots.settle(draw.tokens, draw.logprobs)
 
     def _places(self, positions: Tensor) -> Tensor | dict[str, Tensor]:
         """What `decode_attention` reads in a mask's place: one, or one a kind of layer."""

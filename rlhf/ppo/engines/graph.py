@@ -113,12 +113,13 @@ class GraphEngine:
             self._slots = Slots(shape, filled(self._prefill, [[0]]), noise.device)
         if self._decoder is None:
             on_gpu = noise.device.type == "cuda"
-            self._decoder = Decoder(self._tree(DECODE_ATTENTION), self._slots, capture=on_gpu)
+            tree = self._tree(DECODE_ATTENTION, joined=True)
+            self._decoder = Decoder(tree, self._slots, capture=on_gpu)
         return self._slots, self._decoder
 
-    def _tree(self, attention: str) -> PreTrainedModel:
+    def _tree(self, attention: str, *, joined: bool = False) -> PreTrainedModel:
         assert self._shadow is not None
-        tree = self._shadow.tree(attention)
+        tree = self._shadow.tree(attention, joined=joined)
         if self.compiled:
             compile_for_caches(tree)
         return tree

@@ -7,11 +7,12 @@ from typing import cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers import Cache
 
 from rlhf.models.forward import pad_left
 from rlhf.models.load import backbone_of, output_head_of
 from rlhf.ppo.engines.base import Generation, require_numbers
+from rlhf.ppo.engines.caches import GrowingLayer
 from rlhf.ppo.engines.sampling import Draw, sample_tokens
 from rlhf.ppo.engines.stop_texts import StopTexts
 from rlhf.ppo.episodes import FinishReason
@@ -64,7 +65,10 @@ class HFEngine:
         head, backbone = output_head_of(policy), backbone_of(policy)
         ids, mask = pad_left(list(prompts), noise.device)
         rows = torch.arange(first_row, first_row + len(prompts), device=noise.device)
-        positions, cache = (mask.long().cumsum(dim=1) - 1).clamp(min=0), DynamicCache()
+        positions, cache = (
+            (mask.long().cumsum(dim=1) - 1).clamp(min=0),
+            Cache(layer_class_to_replicate=GrowingLayer),
+        )
         for t in range(noise.shape[1]):
             draw = sampler(head(_last_hidden(backbone, ids, mask, positions, cache)), noise[rows, t])
             written.add(t, rows, draw)
@@ -142,9 +146,7 @@ class _Written:
             self.support[row].append(part)
 
 
-def _last_hidden(
-    backbone: nn.Module, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache
-) -> Tensor:
+def _last_hidden(backbone: nn.Module, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:
     outputs = backbone(
         input_ids=ids,
         attention_mask=mask.long(),

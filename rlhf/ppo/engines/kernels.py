@@ -24,7 +24,7 @@ def attend(
 
     Args:
         query: [n, H, G, D], G heads of queries to a head of keys.
-        key, value: [n, H, 1, D], the new token's.
+        key, value: [n, H, 1, D], the new token's; the rows of `value` may lie apart.
         keys, values: [S, H, L, D], contiguous, of which the first n slots take part.
         places: [n, 2] int64, the first column that a slot looks at, and the last, which is the new token's.
         scale: of the scores.
@@ -34,16 +34,18 @@ def attend(
     """
     rows, heads, group, size = query.shape
     output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+    value = value if value[0].is_contiguous() else value.contiguous()
     is_float32 = query.dtype == torch.float32
     cast(Any, _attend)[(rows, heads)](
         query.contiguous(),
         key.contiguous(),
-        value.contiguous(),
+        value,
         keys,
         values,
         places.contiguous(),
         output,
         scale,
+        value.stride(0),
         keys.shape[2],
         GROUP=group,
         MEMBERS=max(_LEAST, triton.next_power_of_2(group)),
@@ -73,6 +75,7 @@ def _attend(
     places,
     output,
     scale,
+    value_stride,
     num_columns,
     GROUP: tl.constexpr,  # noqa: N803
     MEMBERS: tl.constexpr,  # noqa: N803
@@ -91,7 +94,8 @@ def _attend(
     asked = tl.load(query + spots, mask=held, other=0.0)
     cache = slot * num_columns * SIZE
     new_key = tl.load(key + slot * SIZE + place, mask=inside, other=0.0)
-    new_value = tl.load(value + slot * SIZE + place, mask=inside, other=0.0)
+    of_value = tl.program_id(0).to(tl.int64) * value_stride + tl.program_id(1) * SIZE
+    new_value = tl.load(value + of_value + place, mask=inside, other=0.0)
     tl.store(keys + cache + last * SIZE + place, new_key, mask=inside)
     tl.store(values + cache + last * SIZE + place, new_value, mask=inside)
     # The new token is not read back; the running softmax starts with it.

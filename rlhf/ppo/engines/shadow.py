@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf.models.load import inner_model_of
+from rlhf.ppo.engines.joined import Joined, join_projections
 
 
 class Shadow:
@@ -43,13 +44,15 @@ class Shadow:
             self._weights.setdefault(id(source), nn.Parameter(room, requires_grad=False))
         self._config, self._class, self._buffers = inner.config, type(inner), dict(_buffers(inner))
         self._addresses = [_address(each) for each in self._sources.values()]
+        self._joined: list[Joined] = []
         self.refresh(policy)
 
-    def tree(self, attention: str) -> PreTrainedModel:
+    def tree(self, attention: str, *, joined: bool = False) -> PreTrainedModel:
         """Modules over the weights, in evaluation mode.
 
         Args:
             attention: the name of an attention function, as transformers registers it.
+            joined: see `join_projections`; of one tree, the last that asks for it.
         """
         config = copy.deepcopy(self._config)
         with torch.device("meta"):
@@ -61,6 +64,8 @@ class Shadow:
         left = [name for name, each in _tensors(model) if each.is_meta]
         assert not left, f"weights that the policy lacks: {left[:5]}"
         model.set_attn_implementation(attention)
+        if joined:
+            self._joined = join_projections(model, owned=self.owns_weights)
         return model.eval()
 
     def holds(self, policy: nn.Module) -> bool:
@@ -74,11 +79,12 @@ class Shadow:
     @torch.no_grad()
     def refresh(self, policy: nn.Module) -> None:
         """Take over the policy's weights of now."""
-        if not self.owns_weights:
-            return
-        for name, source in _sources(inner_model_of(policy)):
-            weight = source.data if isinstance(source, nn.Parameter) else source.merged()
-            self._weights[id(self._sources[name])].copy_(weight)
+        if self.owns_weights:
+            for name, source in _sources(inner_model_of(policy)):
+                weight = source.data if isinstance(source, nn.Parameter) else source.merged()
+                self._weights[id(self._sources[name])].copy_(weight)
+        for joined in self._joined:
+            joined.refresh()
 
 
 class _Adapted:

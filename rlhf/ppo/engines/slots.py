@@ -14,6 +14,7 @@ from transformers import Cache
 
 from rlhf.models.transfer import to_device
 from rlhf.ppo.engines.caches import SlotLayer
+from rlhf.ppo.triton_there import takes_kernels
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,34 @@ class Slots:
         self.tokens[where], self.positions[where], self.rows[where] = last, position, of_row
         self.steps[where] = 0
         self.ended[where] = False
+
+    def settle(self, tokens: Tensor, logprobs: Tensor) -> None:
+        """Write down a token drawn for each of the first slots, and advance them, or end them.
+
+        Args:
+            tokens: [n] int64.
+            logprobs: [n] float32.
+        """
+        if takes_kernels(tokens):
+            from rlhf.ppo.engines.slot_kernels import settle
+
+            settle(self, tokens, logprobs)
+            return
+        first = slice(None, len(tokens))
+        positions, rows, steps = self.positions[first], self.rows[first], self.steps[first]
+        self.response_ids[rows, steps] = tokens
+        self.logprobs[rows, steps] = logprobs
+        self.lengths[rows] = steps + 1
+        stopped = self.stops[tokens]
+        self.by_token[rows] = stopped
+        ended = stopped | (steps + 1 >= self.limit) | self.ended[first]
+        going = (~ended).long()
+        self.tokens[first] = tokens
+        self.rows[first] = torch.where(ended, self.idle_row, rows)
+        self.ended[first] = ended
+        # An ended slot goes back to column 0, which every step shows.
+        positions.copy_((positions + 1) * going)
+        steps += going
 
     def move(self, sources: list[int], targets: list[int]) -> None:
         """Copy slots to others, and leave the first idle."""

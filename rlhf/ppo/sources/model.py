@@ -10,10 +10,11 @@ from transformers import PreTrainedTokenizerBase
 from rlhf.errors import DataError, TrainingError
 from rlhf.models.chat_template import PlainTurn, end_of_turn_id
 from rlhf.models.continuation import tokens
-from rlhf.models.forward import score_token_lists
+from rlhf.models.forward import scores_together
 from rlhf.models.offload import on_device
 from rlhf.models.sequences import encode_completion, encode_prompt
 from rlhf.models.tokenizer import eos_id
+from rlhf.ppo.micro_batches import MicroBatches, pass_without_gradient
 from rlhf.ppo.scoring import Answer
 from rlhf.ppo.sources.texts import response_text
 
@@ -26,9 +27,10 @@ class ModelSource:
 
     Args:
         name: the source's name in the recipe.
-        model: frozen, without dropout.
+        model: frozen, without dropout, in evaluation mode.
         sequences: makes the tokens that it reads.
         batch_size: sequences in one forward pass.
+        micro_batches: says how many tokens one may have.
         device: where the model goes for its forward passes; None: where it lies.
     """
 
@@ -39,12 +41,14 @@ class ModelSource:
         sequences: Sequences,
         *,
         batch_size: int,
+        micro_batches: MicroBatches,
         device: torch.device | None = None,
     ) -> None:
         self.name = name
         self.model = model
         self.sequences = sequences
         self.batch_size = batch_size
+        self.micro_batches = micro_batches
         self.device = next(model.parameters()).device if device is None else device
 
     def score(self, answers: list[Answer]) -> list[float]:
@@ -58,8 +62,13 @@ class ModelSource:
                 f"which reads at most {positions}",
                 "Lower ppo.max_prompt_length or ppo.sampling.max_new_tokens.",
             )
+        lengths = [(len(sequence), 0) for sequence in sequences]
+        parts = self.micro_batches.split(range(len(sequences)), lengths, max_rows=self.batch_size)
         with on_device(self.model, self.device):
-            return score_token_lists(self.model, sequences, batch_size=self.batch_size)
+            scores = pass_without_gradient(
+                parts, lengths, lambda rows: scores_together(self.model, [sequences[row] for row in rows])
+            )
+        return [scores[row] for row in range(len(sequences))]
 
 
 class AsSampled:

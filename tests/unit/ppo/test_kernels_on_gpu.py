@@ -3,8 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers import Cache
 
+from rlhf.ppo.engines.caches import PromptLayer
 from rlhf.ppo.engines.sampling import sample_tokens
+from rlhf.ppo.engines.slots import Shape, Slots
 
 pytestmark = [
     pytest.mark.gpu,
@@ -65,6 +68,34 @@ def test_a_draw_from_what_is_no_number_says_so():
     assert ((tokens >= 0) & (tokens < 3000)).all()
 
 
+def slots_on(device):
+    example = PromptLayer()
+    example.update(*torch.zeros(2, 1, 1, 1, 4, device=device))
+    shape = Shape(num_slots=200, num_columns=64, num_rows=300, num_tokens=11, num_vocabulary=50)
+    slots = Slots(shape, Cache(layers=[example]), torch.device(device))
+    slots.begin(torch.rand(250, 9, device=device), (7, 9))
+    slots.admit(list(range(180)), list(range(20, 200)), [[3] * (1 + row % 5) for row in range(180)])
+    return slots
+
+
+def test_a_drawn_token_changes_its_slot_as_on_a_cpu():
+    """Slots that end by a token, by their length, that were idle, and those behind the ones that advance."""
+    torch.manual_seed(0)
+    wanted, got = slots_on("cpu"), slots_on("cuda")
+    of_slots = ("tokens", "positions", "rows", "steps", "ended")
+    of_rows = ("response_ids", "logprobs", "lengths", "by_token")
+    for step in range(12):
+        num_slots = 200 if step < 6 else 150
+        tokens, logprobs = torch.randint(0, 50, (num_slots,)), torch.randn(num_slots)
+        wanted.settle(tokens, logprobs)
+        got.settle(tokens.cuda(), logprobs.cuda())
+        for name in of_slots:
+            assert torch.equal(getattr(got, name).cpu(), getattr(wanted, name)), name
+        for name in of_rows:  # the last row takes what idle slots write
+            assert torch.equal(getattr(got, name)[:-1].cpu(), getattr(wanted, name)[:-1]), name
+    assert set(wanted.lengths[20:200].tolist()) == set(range(1, 10))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     ("heads", "group", "size"), [(2, 7, 64), (1, 8, 24), (2, 2, 128), (3, 1, 4), (1, 4, 256)]
@@ -79,11 +110,9 @@ def test_a_token_is_written_and_attends(heads, group, size, dtype):
         return torch.randn(*shape, device="cuda", dtype=dtype)
 
     keys, values = random(slots, heads, columns, size), random(slots, heads, columns, size)
-    query, key, value = (
-        random(rows, heads, group, size),
-        random(rows, heads, 1, size),
-        random(rows, heads, 1, size),
-    )
+    query, key = random(rows, heads, group, size), random(rows, heads, 1, size)
+    value = random(rows, 1, 3 * heads * size)[..., heads * size : 2 * heads * size]  # rows lie apart
+    value = value.view(rows, 1, heads, size).transpose(1, 2)
     places = torch.tensor([[0, 0], [40, 129], [3, 64]], device="cuda")
     wanted_keys, wanted_values = keys.clone(), values.clone()
     wanted_keys[torch.arange(rows), :, places[:, 1]] = key[:, :, 0]

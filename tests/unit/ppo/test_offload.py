@@ -6,6 +6,7 @@ from tiny_ppo import PROMPTS, TinyPPO, section_of, tiny_rm
 from torch import nn
 
 from rlhf.models.offload import on_device
+from rlhf.ppo.micro_batches import MicroBatches
 from rlhf.ppo.noise import ROLLOUT_STREAM
 from rlhf.ppo.scoring import Answer
 from rlhf.ppo.sources.model import ModelSource
@@ -65,7 +66,14 @@ def test_nothing_moves_where_the_model_is_there_already():
 
 def test_a_reward_model_scores_on_its_device(monkeypatch):
     model = tiny_rm()
-    source = ModelSource("judge", model, lambda answer: answer.response_ids, batch_size=2, device=META)
+    source = ModelSource(
+        "judge",
+        model,
+        lambda answer: answer.response_ids,
+        batch_size=2,
+        micro_batches=MicroBatches(section_of()),
+        device=META,
+    )
 
     def scores(model, ids, mask, width):
         return torch.tensor([float(model.model.embed_tokens.weight.device == ids.device == META)])

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from sampled_answers import EOS, OTHER, POLICY, answer
-from tiny_ppo import tiny_rm
+from tiny_ppo import section_of, tiny_rm
 
 from rlhf.errors import TrainingError, UsageError
 from rlhf.models.tokenizer import train_tokenizer
+from rlhf.ppo.micro_batches import MicroBatches
 from rlhf.ppo.prompts import Prompt
 from rlhf.ppo.scoring import Answer
 from rlhf.ppo.sources.combine import CombinedScorer, Part
@@ -90,22 +91,57 @@ def test_what_a_template_would_alter_is_scored_as_it_was_said_and_told_once(caps
     assert capsys.readouterr().out.count("source judge") == 1
 
 
+def source_of(model, **section):
+    micro_batches = MicroBatches(section_of(**section))
+    return ModelSource("rm", model, AsSampled(POLICY, chat=False), batch_size=2, micro_batches=micro_batches)
+
+
 def test_a_reward_models_score_is_that_of_its_last_real_token():
     model = tiny_rm()
     rows = [[3, 5, 7, 11], [2, 9], [4, 4, 4]]
     answers = [Answer(Prompt(0, row[:1], ""), row[1:], "eos") for row in rows]
-    scores = ModelSource("rm", model, AsSampled(POLICY, chat=False), batch_size=2).score(answers)
+    source = source_of(model)
+    scores = source.score(answers)
     with torch.no_grad():
         hidden = [model.model(torch.tensor([row])).last_hidden_state[0, -1] for row in rows]
         expected = [float(model.score(h)) for h in hidden]
     assert scores == pytest.approx(expected, abs=1e-5)
-    assert ModelSource("rm", model, AsSampled(POLICY, chat=False), batch_size=2).score([]) == []
+    assert source.score([]) == []
 
 
 def test_more_tokens_than_the_reward_model_has_positions_are_named():
     long = Answer(Prompt(0, [1] * 60, ""), [2] * 5, "eos")
     with pytest.raises(TrainingError, match=r"source rm: .* has 65 .* at most 64"):
-        ModelSource("rm", tiny_rm(), AsSampled(POLICY, chat=False), batch_size=2).score([long])
+        source_of(tiny_rm()).score([long])
+
+
+def test_a_reward_model_reads_as_many_tokens_at_once_as_the_recipe_says_and_the_memory_holds(monkeypatch):
+    """Rows of 4, 2, 3 and 2 tokens, at most two in a pass; passes of more than 5 tokens run out of memory at first."""
+    rows = [[3, 5, 7, 11], [2, 9], [4, 4, 4], [6, 8]]
+    answers = [Answer(Prompt(0, row[:1], ""), row[1:], "eos") for row in rows]
+    model, passes, memory = tiny_rm(), [], {}
+    expected = [source_of(model).score([each])[0] for each in answers]
+    real = model.model.forward
+
+    def forward(input_ids, **named):
+        passes.append(tuple(input_ids.shape))
+        if input_ids.numel() > memory["tokens"]:
+            raise torch.OutOfMemoryError
+        return real(input_ids=input_ids, **named)
+
+    monkeypatch.setattr(model.model, "forward", forward)
+    seen = {}
+    for name, memory["tokens"], section in (
+        ("rows", 99, {}),
+        ("tokens", 99, {"per_device_tokens": 6}),
+        ("memory", 5, {"per_device_tokens": "auto"}),
+    ):
+        passes.clear()
+        assert source_of(model, **section).score(answers) == pytest.approx(expected, abs=1e-5)
+        seen[name] = sorted(passes)
+    assert seen["rows"] == [(2, 2), (2, 4)]
+    assert seen["tokens"] == [(1, 2), (1, 4), (2, 3)]
+    assert seen["memory"] == [(1, 3), (1, 4), (2, 2), (2, 4)]
 
 
 # Functions.

@@ -12,6 +12,7 @@ from stage_runs import context_of, run_stage_here, tiny
 from rlhf.data import check, scan
 from rlhf.errors import ModelError
 from rlhf.models.load import ModelSource, load_reward_model
+from rlhf.ppo.micro_batches import MicroBatches
 from rlhf.recipe import DataSource
 from rlhf.stages.context import check_probe
 from rlhf.stages.reward_sources import build_rewards
@@ -129,13 +130,13 @@ def test_line_08_a_reward_model_with_other_tokens_is_given_text_and_is_not_the_c
     recipe, made = trained
     context = context_of(recipe, "ppo", made)
     tokenizer = context.tokenizer(context.inputs.policy)
-    device = torch.device("cpu")
-    same = build_rewards(context, tokenizer, device, 4)
+    device, micro_batches = torch.device("cpu"), MicroBatches(recipe.ppo)
+    same = build_rewards(context, tokenizer, device, micro_batches)
     assert same.critic_from == context.inputs.reward_model
     assert "scores text" not in capsys.readouterr().out
     if other == "tokenizer":
         tokenizer.add_special_tokens({"additional_special_tokens": ["<|new|>"]})
     else:
         tokenizer.chat_template = tokenizer.chat_template + " "
-    assert build_rewards(context, tokenizer, device, 4).critic_from is None
+    assert build_rewards(context, tokenizer, device, micro_batches).critic_from is None
     assert "scores text" in capsys.readouterr().out
