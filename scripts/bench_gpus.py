@@ -199,8 +199,8 @@ def _stage(workspace: Path, stage: Stage, combination: Combination) -> Result:
     ran_as = set(_RAN_AS.findall(log))
     processes, wrapper, device = next(iter(ran_as), ("0", "nothing", "no device"))
     expected = WRAPPERS.get(combination.strategy, "DeepSpeedEngine")
-    if (combination.strategy, combination.processes) == ("ddp", 1):
-        expected = wrapper
+    if combination.strategy == "ddp" and (stage == "ppo" or combination.processes == 1):
+        expected = "ActorCritic" if stage == "ppo" else wrapper
     found: Result = {"processes": int(processes), "wrapper": wrapper, "device": device}
     if stage == "ppo":
         timed = [line for line in lines if "eps" in line][1:]

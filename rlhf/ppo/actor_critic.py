@@ -1,4 +1,4 @@
-"""Policy and critic as one module, since DeepSpeed and DDP take one.
+"""Policy and critic as one module, since DeepSpeed takes one.
 
 A row is a left-padded prompt followed by a right-padded response: `[B, P + T]`. What concerns response token t
 (its log-probability, the value before it) comes from the hidden state at column P + t - 1.

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 
 from rlhf.errors import TrainingError
 from rlhf.ppo.episodes import Rollout
+from rlhf.ppo.exchange import least_of_all
 from rlhf.recipe.ppo import PPOSection
 
 _UNBOUNDED = 2**62
@@ -17,8 +18,8 @@ _Found = TypeVar("_Found")
 class MicroBatches:
     """Cuts rows into micro-batches, and cuts finer from then on where memory has run out.
 
-    A micro-batch counts its padding: rows x tokens of its longest row. Longest rows come first, so that the
-    last micro-batch is a small one.
+    A micro-batch counts its padding: rows x tokens of its longest row. Longest rows come first: what does not fit is
+    known early.
 
     Args:
         section: the recipe's `ppo`.
@@ -51,19 +52,6 @@ class MicroBatches:
             parts[-1].append(row)
         return parts
 
-    def split_for_exchange(
-        self, rows: Sequence[int], lengths: Sequence[tuple[int, int]], *, num_processes: int
-    ) -> tuple[list[list[int]], list[int]]:
-        """As `split`: all but the last, and the last, in which gradients are exchanged.
-
-        Where others wait in that exchange, running out of memory in it could not be mended: it is then a small one, and
-        a single micro-batch leaves its shortest row to it.
-        """
-        *most, last = self.split(rows, lengths)
-        if num_processes > 1 and not most and len(last) > 1:
-            most, last = [last[:-1]], last[-1:]
-        return most, last
-
     def shrink(self, failed_tokens: int | None, accelerator: Accelerator) -> bool:
         """Agree with all processes whether memory ran out anywhere, and then cut finer in all of them.
 
@@ -76,8 +64,7 @@ class MicroBatches:
         """
         proposal = _UNBOUNDED if failed_tokens is None else failed_tokens // 2
         if accelerator.num_processes > 1:
-            mine = torch.tensor([proposal], device=accelerator.device)
-            proposal = int(torch.as_tensor(accelerator.gather(mine)).min())
+            proposal = least_of_all(proposal)
         if proposal == _UNBOUNDED:
             return False
         self.max_tokens = proposal

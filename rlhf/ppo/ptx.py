@@ -80,8 +80,7 @@ class PTX:
     def backward(self, model: nn.Module, step: int, update: int) -> Tensor:
         """Add this rank's share of `ptx_coef` x the SFT loss to the policy's gradients.
 
-        Runs on the unwrapped policy without gradient exchange: the PPO micro-batch that follows exchanges what has
-        accumulated.
+        Nothing is exchanged: what has accumulated is, after the PPO passes that follow.
 
         Args:
             model: the actor-critic, prepared.
@@ -100,10 +99,9 @@ class PTX:
         total = torch.zeros((), device=accelerator.device)
         size = self.section.per_device_batch_size
         for start in range(0, len(mine), size):
-            with accelerator.no_sync(model):
-                with accelerator.autocast():
-                    loss = sft_loss(policy, mine[start : start + size], num_tokens, accelerator.device)
-                accelerator.backward(loss * (self.section.ptx_coef * accelerator.num_processes))
+            with accelerator.autocast():
+                loss = sft_loss(policy, mine[start : start + size], num_tokens, accelerator.device)
+            accelerator.backward(loss * self.section.ptx_coef)
             total += loss.detach()
         return total
 

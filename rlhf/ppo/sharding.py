@@ -4,48 +4,26 @@ and DeepSpeed ZeRO (Rajbhandari et al. 2020, "ZeRO: Memory Optimizations Toward 
 Weights are float32 on every process, whole or in parts; lower precision is autocast's, as without sharding.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import (
-    DistributedDataParallelKwargs,
-    DistributedType,
-    disable_fsdp_ram_efficient_loading,
-)
+from accelerate.utils import DistributedType, disable_fsdp_ram_efficient_loading
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
-from torch.nn.parallel import DistributedDataParallel
 
 from rlhf.errors import RecipeError
 from rlhf.ppo import zero
+from rlhf.ppo.exchange import share_weights
 from rlhf.recipe.ppo import PPOSection
 from rlhf.recipe.sharding_combinations import find_sharding
 
 
 class PPOAccelerator(Accelerator):
-    """As Accelerator, but for three things.
-
-    Under DeepSpeed too, `autocast` is what lowers the precision. A checkpoint under DDP names weights as one process
-    does, so that any number of processes goes on from it. DDP sends no buffers, which are equal everywhere: a process
-    that ran out of memory and passes a micro-batch anew would send them alone, and wait for ever.
-    """
-
-    def __init__(self, *, kwargs_handlers: Sequence[Any] = (), **kwargs: Any) -> None:
-        """Accelerator's."""
-        ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
-        super().__init__(kwargs_handlers=[*kwargs_handlers, ddp], **kwargs)
-        self.register_load_state_pre_hook(self._load_without_wrapper)
-
-    def get_state_dict(self, model: nn.Module, unwrap: bool = True) -> Any:
-        """See `Accelerator.get_state_dict`."""
-        return super().get_state_dict(model, unwrap or isinstance(model, DistributedDataParallel))
-
-    def _load_without_wrapper(self, models: list[nn.Module], folder: str) -> None:
-        models[:] = [cast(nn.Module, self.unwrap_model(model)) for model in models]
+    """As Accelerator, but under DeepSpeed too, `autocast` is what lowers the precision."""
 
     def autocast(self, autocast_handler: Any = None) -> Any:
         """See `Accelerator.autocast`."""
@@ -84,11 +62,18 @@ def prepare(
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     """Accelerate's `prepare`, with every transformer layer a unit of its own where the weights are sharded.
 
+    Where they are whole on every process they stay unwrapped: `start_exchange` sums gradients.
+
     Args:
         accelerator: Accelerate's handle on the processes.
         model: the actor-critic, whole.
         optimizer: AdamW over its trained parameters.
     """
+    if not passes_talk(accelerator):
+        whole = accelerator.prepare_model(model, evaluation_mode=True)  # else it would be wrapped in DDP
+        if accelerator.num_processes > 1:
+            share_weights(whole)
+        return whole, cast(torch.optim.Optimizer, accelerator.prepare_optimizer(optimizer))
     if accelerator.is_fsdp2:
         plugin = cast(Any, accelerator.state).fsdp_plugin
         plugin.transformer_cls_names_to_wrap = plugin.transformer_cls_names_to_wrap or _layer_classes(model)
@@ -138,30 +123,32 @@ def whole_weights(accelerator: Accelerator, model: nn.Module) -> Iterator[None]:
         model.set_reshard_after_forward(False, recurse=False)  # the root's are asked for again at once
 
 
-def exchanging(accelerator: Accelerator, model: nn.Module, *, last: bool) -> AbstractContextManager[object]:
-    """Around a micro-batch's forward and backward pass: whether gradients are exchanged now or with a later one.
+def announce(accelerator: Accelerator, model: nn.Module, *, last: bool) -> None:
+    """Say before a pass whether the optimizer's step comes next: DeepSpeed exchanges gradients in that pass alone.
 
     FSDP2 exchanges them at each: a process would else hold the gradients of the whole model.
 
     Args:
         accelerator: Accelerate's handle on the processes.
         model: the prepared actor-critic.
-        last: whether the optimizer's step comes next.
+        last: whether it does.
     """
     if _is_zero(accelerator):
         cast(Any, model).set_gradient_accumulation_boundary(last)
-        return nullcontext()
-    if last or isinstance(model, FSDPModule):
-        return nullcontext()
-    return accelerator.no_sync(model)
 
 
 def backward(accelerator: Accelerator, model: nn.Module, loss: Tensor) -> None:
-    """A micro-batch's backward pass and nothing more: DeepSpeed by way of Accelerate would take the optimizer's step too."""
+    """A micro-batch's backward pass and nothing more: DeepSpeed by way of Accelerate would take the optimizer's step too.
+
+    Args:
+        accelerator: Accelerate's handle on the processes.
+        model: the prepared actor-critic.
+        loss: this process's part of a sum over all; ZeRO and FSDP2 average gradients, and get it multiplied.
+    """
     if _is_zero(accelerator):
-        cast(Any, model).backward(loss)
+        cast(Any, model).backward(loss * accelerator.num_processes)
     else:
-        accelerator.backward(loss)
+        accelerator.backward(loss * accelerator.num_processes if accelerator.is_fsdp2 else loss)
 
 
 def clip(

@@ -1,7 +1,7 @@
 """One step's optimisation: several epochs of minibatches over a rollout (Schulman et al. 2017, algorithm 1)."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rlhf.ppo.actor_critic import ROLES, Extent, Role, extent_of
 from rlhf.ppo.episodes import Rollout
+from rlhf.ppo.exchange import start_exchange
 from rlhf.ppo.micro_batches import MicroBatches, lengths_of, padded_tokens, require_divisible
 from rlhf.ppo.nonfinite import NonFiniteError, UpdateError
 from rlhf.ppo.objective import objective
@@ -19,7 +20,7 @@ from rlhf.ppo.prompts import permutation
 from rlhf.ppo.ptx import PTX
 from rlhf.ppo.ratio import check_ratio
 from rlhf.ppo.schedule import hold_frozen_groups, set_learning_rates
-from rlhf.ppo.sharding import backward, clip, drop_gradients, exchanging, passes_talk, precision, step
+from rlhf.ppo.sharding import announce, backward, clip, drop_gradients, passes_talk, precision, step
 from rlhf.ppo.spikes import GradientNorms
 from rlhf.ppo.update_metrics import update_metrics
 from rlhf.recipe.ppo import PPOSection
@@ -45,7 +46,7 @@ class Updater:
     """Updates policy and critic together.
 
     A minibatch is drawn from the whole step's rows, and a rank takes its share of each, so the gradient is the
-    concatenated minibatch's: local sum x world size / global tokens (DDP averages over ranks).
+    concatenated minibatch's: the sum over ranks of local sum / global tokens.
 
     Args:
         section: the recipe's `ppo`.
@@ -168,60 +169,62 @@ class Updater:
     def _passes(self, shared: _Step, rows: list[int], num_tokens: int) -> _Passed | None:
         """Each micro-batch of this rank with its statistics; None: memory ran out, and nothing is left of the passes.
 
-        Before the last, which exchanges gradients, the ranks agree that all others fitted.
+        Where a pass talks to nobody one role passes after the other: only its activations are held then.
         """
-        lengths = lengths_of(shared.rollout)
-        most, last = self.micro_batches.split_for_exchange(
-            rows, lengths, num_processes=self.accelerator.num_processes
-        )
-        passed, failed = self._pass_each(shared, most, num_tokens, last=False)
-        if self._ran_out(failed, lengths):
-            return None
-        more, failed = self._pass_each(shared, [last], num_tokens, last=True)
-        return None if failed and self._ran_out(failed, lengths) else _Passed(passed + more)
+        accelerator, lengths = self.accelerator, lengths_of(shared.rollout)
+        passed = _Passed((part, {}) for part in self.micro_batches.split(rows, lengths))
+        together = passes_talk(accelerator)
+        parts: list[tuple[Role, ...]] = [ROLES] if together else [(role,) for role in ROLES]
+        exchanges: list[Callable[[], None]] = []
+        for roles in parts:
+            failed = self._pass_each(shared, passed, lengths, num_tokens, roles)
+            if not together and self._ran_out(failed, lengths):
+                break
+            if not together and accelerator.num_processes > 1:
+                exchanges.append(start_exchange(self._parameters_of(roles)))
+        else:
+            _finish(exchanges)
+            return passed
+        _finish(exchanges)
+        drop_gradients(accelerator, self.model, self.optimizer)
+        torch.cuda.empty_cache()
+        return None
 
     def _pass_each(
-        self, shared: _Step, micro_batches: list[list[int]], num_tokens: int, *, last: bool
-    ) -> tuple[_Passed, list[int]]:
-        """What passed, and the micro-batch that did not fit, if any; where others wait for this rank it is an error."""
-        accelerator, passed = self.accelerator, _Passed()
-        for micro in micro_batches:
+        self,
+        shared: _Step,
+        passed: _Passed,
+        lengths: list[tuple[int, int]],
+        num_tokens: int,
+        roles: tuple[Role, ...],
+    ) -> list[int]:
+        """Forward and backward of some roles; the micro-batch that did not fit, if any."""
+        accelerator, rollout = self.accelerator, shared.rollout
+        targets = {"advantages": shared.advantages, "returns": shared.returns}
+        for place, (micro, stats) in enumerate(passed):
+            announce(accelerator, self.model, last=place == len(passed) - 1)
             try:
-                with exchanging(accelerator, self.model, last=last):
-                    stats = self._pass(shared, micro, num_tokens, last=last)
+                batch = rollout.micro_batch(micro, accelerator.device, **targets)
+                extent = extent_of([lengths[row] for row in micro])
+                loss, part = self._loss(shared, batch, extent, num_tokens, roles)
+                backward(accelerator, self.model, loss)
             except torch.OutOfMemoryError:
-                if passes_talk(accelerator) or (last and accelerator.num_processes > 1):
+                if passes_talk(accelerator):  # the others wait in that pass
                     raise
-                return passed, micro
-            passed.append((micro, stats))
-        return passed, []
-
-    def _pass(self, shared: _Step, micro: list[int], num_tokens: int, *, last: bool) -> dict[str, Tensor]:
-        """Forward and backward; where nobody waits, of one role after the other: only its activations are held then."""
-        accelerator = self.accelerator
-        together = passes_talk(accelerator) or (last and accelerator.num_processes > 1)
-        rollout, targets = shared.rollout, {"advantages": shared.advantages, "returns": shared.returns}
-        batch = rollout.micro_batch(micro, accelerator.device, **targets)
-        lengths = lengths_of(rollout)
-        extent = extent_of([lengths[row] for row in micro])
-        stats: dict[str, Tensor] = {}
-        parts: list[tuple[Role, ...]] = [ROLES] if together else [(role,) for role in ROLES]
-        for roles in parts:
-            loss, part = self._loss(shared, batch, extent, num_tokens, roles)
-            backward(accelerator, self.model, loss * accelerator.num_processes)
+                return micro
             stats |= part | {"loss": stats.get("loss", 0.0) + part["loss"]}
-        return stats
+        return []
 
     def _ran_out(self, failed: list[int], lengths: list[tuple[int, int]]) -> bool:
-        """Whether memory ran out on any rank; then there are no gradients left, and micro-batches are cut finer."""
+        """Whether memory ran out on any rank; micro-batches are cut finer then."""
         if failed:
             require_divisible(failed, lengths)
         tokens = padded_tokens(failed, lengths) if failed else None
-        if not self.micro_batches.shrink(tokens, self.accelerator):
-            return False
-        drop_gradients(self.accelerator, self.model, self.optimizer)
-        torch.cuda.empty_cache()
-        return True
+        return self.micro_batches.shrink(tokens, self.accelerator)
+
+    def _parameters_of(self, roles: Sequence[str]) -> list[nn.Parameter]:
+        groups = (group for group in self.optimizer.param_groups if group["role"] in roles)
+        return [parameter for group in groups for parameter in group["params"]]
 
     def _loss(
         self,
@@ -257,15 +260,7 @@ class Updater:
         """Clip by role, or together under the policy's name; the norms before it."""
         parameters = {"policy": self.trainable}
         if self.section.clip_gradients == "per_role":
-            parameters = {
-                role: [
-                    p
-                    for group in self.optimizer.param_groups
-                    if group["role"] == role
-                    for p in group["params"]
-                ]
-                for role in ("policy", "critic")
-            }
+            parameters = {role: self._parameters_of([role]) for role in ROLES}
         return {
             name: clip(self.accelerator, self.model, members, self.section.max_grad_norm)
             for name, members in parameters.items()
@@ -297,3 +292,8 @@ class Updater:
         if self.ptx is None or not shared.trains_policy:
             return []
         return sorted(self.ptx.chosen(shared.number, number))
+
+
+def _finish(exchanges: list[Callable[[], None]]) -> None:
+    for finish in exchanges:
+        finish()

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf.errors import CheckpointError
 from rlhf.metrics import MetricsLog
+from rlhf.ppo.actor_critic import ActorCritic
 from rlhf.ppo.episodes import Rollout
 from rlhf.ppo.evaluation import Evaluation
 from rlhf.ppo.nonfinite import UpdateError
@@ -52,7 +53,8 @@ class PPOSink:
             StageError: these processes are not those that the recipe asks for.
         """
         accelerator = self.accelerator
-        layout = require_layout(accelerator, trainer.model, self.context.recipe.launch)
+        launch, replica = self.context.recipe.launch, ActorCritic.__name__  # which exchanges gradients itself
+        layout = require_layout(accelerator, trainer.model, launch, replica=replica)
         print(f"runs as: {layout}", flush=True)
         accelerator.register_for_checkpointing(trainer)
         newest = first_rank(accelerator, self.checkpoints.recover)

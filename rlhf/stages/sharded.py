@@ -21,7 +21,6 @@ from transformers.integrations import deepspeed
 from rlhf.errors import CheckpointError, RecipeError, StageError
 from rlhf.recipe.launch import LaunchSection
 
-_WRAPPERS = {"ddp": "DistributedDataParallel", "fsdp2": "FSDPModule"}
 _ZERO_PARTS = "*/*_optim_states.pt"
 """A process's file in a checkpoint's folder of DeepSpeed, which Trainer and Accelerate give different names."""
 _ZERO12, _ZERO3, _FSDP2, _DDP = "zero1 or zero2", "zero3", "fsdp2", "ddp"
@@ -70,13 +69,20 @@ def loading_whole() -> Generator[None]:
             deepspeed.set_hf_deepspeed_config(config)
 
 
-def require_layout(accelerator: Accelerator, model: nn.Module, launch: LaunchSection) -> str:
+def require_layout(
+    accelerator: Accelerator,
+    model: nn.Module,
+    launch: LaunchSection,
+    *,
+    replica: str = "DistributedDataParallel",
+) -> str:
     """Make sure that the prepared model is spread over processes as the recipe says, and not silently in another way.
 
     Args:
         accelerator: Accelerate's handle on the processes.
         model: prepared.
         launch: the recipe's.
+        replica: the class of a model that several processes hold whole.
 
     Returns:
         What it is, for the log.
@@ -88,7 +94,7 @@ def require_layout(accelerator: Accelerator, model: nn.Module, launch: LaunchSec
     wrapper = "FSDPModule" if isinstance(model, FSDPModule) else type(model).__name__
     expected = wrapper
     if launch.accelerate_config is None and (launch.world_size > 1 or launch.strategy != "ddp"):
-        expected = _WRAPPERS.get(launch.strategy, "DeepSpeedEngine")
+        expected = {"ddp": replica, "fsdp2": "FSDPModule"}.get(launch.strategy, "DeepSpeedEngine")
     if (processes, wrapper) != (launch.world_size, expected):
         raise StageError(
             f"the recipe asks for {launch.world_size} process(es) and {expected}, and got {processes} and {wrapper}",

@@ -121,7 +121,8 @@ def test_where_one_process_runs_out_of_memory_both_pass_anew_and_none_waits(star
         folder.mkdir()
         monkeypatch.setenv("OUT_OF_MEMORY", fails)
         torchrun("sharded_step.py", folder, "ddp", 2, tmp_path / "none.json", timeout=120)
-        assert [note["wrapper"] for note in notes(folder, 2)] == ["DistributedDataParallel"] * 2
+        ran_as = [(note["processes"], note["wrapper"]) for note in notes(folder, 2)]
+        assert ran_as == [(2, "ActorCritic")] * 2
     wanted, found = (
         change(load_file(tmp_path / fails / "after.safetensors"), start) for fails in ("nobody", "1")
     )

@@ -70,7 +70,7 @@ def test_line_25_two_processes_share_as_one_process_with_separate_models_does(tm
     folder = by_torchrun(two, made)
     for rank in (0, 1):
         noted = json.loads((folder / f"rank-{rank}.json").read_text(encoding="utf-8"))
-        assert (noted["processes"], noted["wrapper"]) == (2, "DistributedDataParallel")
+        assert (noted["processes"], noted["wrapper"]) == (2, "ActorCritic")
     for first, second in zip(lines(context_of(recipe, "ppo", made).folder), lines(folder), strict=True):
         assert second == pytest.approx(first, abs=1e-4)
     one, other = made["ppo"].path, recipe.workspace + "/registry/two/1"

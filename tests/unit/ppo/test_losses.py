@@ -227,7 +227,7 @@ def test_line_20_micro_batches_over_ranks_give_the_gradient_of_the_whole_batch(n
     expected = torch.autograd.grad(whole, weight)[0]
 
     def gradient(num_tokens):
-        """DistributedDataParallel averages over ranks; the loss is multiplied by their number."""
+        """ZeRO and FSDP2 average over ranks; the loss is multiplied by their number."""
         total, stats = torch.zeros_like(weight), {}
         for rows in torch.arange(ROWS).view(num_ranks, 4 // num_ranks, 2).flatten(0, 1):
             loss, micro = policy_and_critic_loss(weight, data, rows, num_tokens)

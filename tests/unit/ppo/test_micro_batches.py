@@ -31,15 +31,6 @@ def test_by_tokens_padding_counts():
     assert MicroBatches(section_of(per_device_tokens="auto")).split(range(5), LENGTHS) == [[0, 2, 4, 3, 1]]
 
 
-def test_what_exchanges_gradients_is_small_where_others_wait_for_it():
-    batches = MicroBatches(section_of(per_device_tokens="auto"))
-    assert batches.split_for_exchange(range(5), LENGTHS, num_processes=2) == ([[0, 2, 4, 3]], [1])
-    assert batches.split_for_exchange(range(5), LENGTHS, num_processes=1) == ([], [0, 2, 4, 3, 1])
-    assert batches.split_for_exchange([2], LENGTHS, num_processes=2) == ([], [2])
-    by_rows = MicroBatches(section_of(per_device_batch_size=2))
-    assert by_rows.split_for_exchange(range(5), LENGTHS, num_processes=2) == ([[0, 2], [4, 3]], [1])
-
-
 def test_a_row_that_is_too_long_goes_alone():
     assert MicroBatches(section_of(per_device_tokens=4)).split([0, 1], LENGTHS) == [[0], [1]]
 
@@ -110,14 +101,10 @@ def test_where_passes_talk_to_other_ranks_running_out_is_the_devices_own_error(m
         ppo.updater.update(rollout, *made_up_targets(rollout), 0)
 
 
-def test_the_ranks_agree_on_the_least_that_fits():
+def test_the_ranks_agree_on_the_least_that_fits(monkeypatch):
     printed = []
-    ranks = SimpleNamespace(
-        num_processes=2,
-        device=torch.device("cpu"),
-        gather=lambda mine: torch.cat([mine, torch.tensor([300])]),
-        print=lambda line, flush: printed.append(line),
-    )
+    ranks = SimpleNamespace(num_processes=2, print=lambda line, flush: printed.append(line))
+    monkeypatch.setattr("rlhf.ppo.micro_batches.least_of_all", lambda mine: min(mine, 300))
     batches = MicroBatches(section_of(per_device_tokens="auto"))
     assert batches.shrink(None, ranks)
     assert batches.max_tokens == 300

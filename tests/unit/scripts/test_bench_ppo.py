@@ -186,7 +186,7 @@ def test_a_run_of_steps_measures_every_phase(tmp_path):
 def test_two_processes_train_together(tmp_path):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     figures, told = run(tmp_path, launcher=launcher)
-    assert told.count("runs as: 2 process(es), DistributedDataParallel, cpu") == 2
+    assert told.count("runs as: 2 process(es), ActorCritic, cpu") == 2
     assert told.count("| update |") == 1
     assert figures["optimizer_steps"] == 4
     assert len(figures["work"]["prompts"]) == 16  # of both processes, in two steps

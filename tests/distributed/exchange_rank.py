@@ -1,0 +1,55 @@
+"""One rank of two that exchange gradients: `exchange_rank.py FOLDER`; writes down what each parameter's became."""
+
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from torch import nn
+
+from rlhf.ppo.exchange import least_of_all, share_weights, start_exchange
+from rlhf.stages.ending import end_in_order
+
+
+def gradients(rank: int) -> list[torch.Tensor | None]:
+    """A rank's own: large, small, of another dtype, not contiguous, missing on rank 1, missing on both."""
+    generator = torch.Generator().manual_seed(rank)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    made = [random(600, 500), random(3), random(7, 2), random(5).bfloat16(), random(800, 400).T, random(4)]
+    return [*made, random(6) if rank == 0 else None, None]
+
+
+def main(folder: Path) -> None:
+    """Exchange twice, as the roles of PPO do: the second begins before the first has ended."""
+    state = PartialState(cpu=True)
+    rank = state.process_index
+    mine = gradients(rank)
+    shapes = [(6,) if each is None else each.shape for each in mine]
+    dtypes = [torch.float32 if each is None else each.dtype for each in mine]
+    parameters = [
+        nn.Parameter(torch.full(shape, float(rank), dtype=dtype))
+        for shape, dtype in zip(shapes, dtypes, strict=True)
+    ]
+    for parameter, gradient in zip(parameters, mine, strict=True):
+        parameter.grad = gradient
+    first, second = start_exchange(parameters[:3]), start_exchange(parameters[3:])
+    first()
+    second()
+    module = nn.ParameterList(parameters)
+    module[0].requires_grad_(False)
+    share_weights(module)
+    note = {
+        "processes": state.num_processes,
+        "gradients": [parameter.grad for parameter in parameters],
+        "least": [least_of_all(7 + rank), least_of_all(9 - 4 * rank)],
+        "weights": [float(parameter.flatten()[0]) for parameter in parameters],
+    }
+    torch.save(note, folder / f"rank-{rank}.pt")
+    end_in_order(0)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
