@@ -5,7 +5,8 @@
 #
 # The recipe's workspace and this checkout lie on a disk that all machines share, and the environment that has `rlhf`
 # is active where sbatch is called. Before a time limit or a preemption SLURM sends SIGTERM: `rlhf run` saves, exits with
-# 75, and the job goes back into the queue, from where it goes on at that checkpoint.
+# 75, and the job goes back into the queue, from where it goes on at that checkpoint. Beside NCCL the processes talk by
+# gloo; where a machine's name leads to itself alone, GLOO_SOCKET_IFNAME names the network's interface.
 #SBATCH --job-name=rlhf
 #SBATCH --ntasks-per-node=1
 #SBATCH --exclusive

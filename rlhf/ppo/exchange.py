@@ -52,10 +52,13 @@ def start_exchange(parameters: Sequence[nn.Parameter]) -> Callable[[], None]:
 
 
 def share_weights(module: nn.Module) -> None:
-    """Give every process the first one's trained weights."""
+    """Give every process the first one's trained weights; all see here that they hear each other, hosts too."""
+    least_of_all(0)
     for parameter in module.parameters():
         if parameter.requires_grad:
-            dist.broadcast(parameter.data, src=0)
+            weight = parameter.data.contiguous()
+            dist.broadcast(weight, src=0)
+            parameter.data.copy_(weight)
 
 
 def least_of_all(number: int) -> int:

@@ -26,7 +26,7 @@ def objective(
         batch: of `Rollout.micro_batch`, and `advantages` and `returns`, [B, T] float32.
         num_tokens: response tokens of the global minibatch, the divisor of every term.
         kl_coef: the KL coefficient of now; unread where the penalty is in the reward.
-        trains_policy: False: all terms but the value loss have weight 0, and yet a gradient, which DDP waits for.
+        trains_policy: False: all terms but the value loss have weight 0, and yet a gradient, which FSDP2 waits for.
 
     Returns:
         loss: 0-dim float32.

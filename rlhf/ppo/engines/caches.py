@@ -39,10 +39,11 @@ class GrowingLayer(DynamicLayer):
         return self._shown(end)
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Only keep these rows."""
-        length = self.get_seq_length()
-        self._rooms = tuple(room[indices] for room in self._rooms)
-        self._shown(length)
+        """Only keep these rows; a layer that the model passes over holds none."""
+        if self._rooms:
+            length = self.get_seq_length()
+            self._rooms = tuple(room[indices] for room in self._rooms)
+            self._shown(length)
 
     def _shown(self, length: int) -> tuple[Tensor, Tensor]:
         keys, values = (room[:, :, :length] for room in self._rooms)

@@ -51,7 +51,7 @@ class GraphEngine:
         self.dtype = dtype
         self.compiled = compiled
         self._shadow: Shadow | None = None
-        self._prefill: PreTrainedModel | None = None
+        self._trees: tuple[PreTrainedModel, PreTrainedModel] | None = None  # of prompts, of steps
         self._slots: Slots | None = None
         self._decoder: Decoder | None = None
 
@@ -85,44 +85,38 @@ class GraphEngine:
             raise ValueError("a prompt has no token")
         noise = noise.to(next(policy.parameters()).device)
         with torch.autocast(noise.device.type, enabled=False):
-            slots, decoder = self._prepared(policy, prompts, noise)
+            model, slots, decoder = self._prepared(policy, prompts, noise)
             slots.begin(noise, stop_ids)
-            assert self._prefill is not None
-            prefill = Prefill(self._prefill, prompts, slots.shape.num_slots)
+            prefill = Prefill(model, prompts, slots.shape.num_slots)
             _Call(prefill, slots, decoder, list(prompts), noise.shape[1], temperature).run()
         return _generation(slots, len(prompts))
 
     def _prepared(
         self, policy: nn.Module, prompts: Sequence[list[int]], noise: Tensor
-    ) -> tuple[Slots, Decoder]:
+    ) -> tuple[PreTrainedModel, Slots, Decoder]:
         """The weights of now, and room for the call: what is there, where it is large enough."""
-        if self._shadow is None or not self._shadow.holds(policy):
-            self._slots = self._decoder = self._prefill = None
+        if self._trees is None or self._shadow is None or not self._shadow.holds(policy):
+            self._slots = self._decoder = self._trees = self._shadow = None  # frees the memory first
             self._shadow = Shadow(policy, self.dtype)
-            self._prefill = self._tree("sdpa")
+            steps = self._shadow.tree(DECODE_ATTENTION, joined=True)
+            self._trees = self._shadow.tree("sdpa"), steps
+            if self.compiled:
+                for tree in self._trees:
+                    compile_for_caches(tree)
         else:
             self._shadow.refresh(policy)
-        assert self._prefill is not None
+        model, steps = self._trees
         longest = max(self.max_length, max(map(len, prompts)) + noise.shape[1])
         columns = -longest % _COLUMNS + longest
-        vocabulary = cast(Tensor, output_head_of(self._prefill).weight).shape[0]
+        vocabulary = cast(Tensor, output_head_of(model).weight).shape[0]
         shape = Shape(self.num_slots, columns, len(noise), noise.shape[1], vocabulary)
         if self._slots is None or not self._slots.shape.holds(shape):
             shape = shape if self._slots is None else shape.joined(self._slots.shape)
             self._decoder = self._slots = None  # frees the memory first
-            self._slots = Slots(shape, filled(self._prefill, [[0]]), noise.device)
+            self._slots = Slots(shape, filled(model, [[0]]), noise.device)
         if self._decoder is None:
-            on_gpu = noise.device.type == "cuda"
-            tree = self._tree(DECODE_ATTENTION, joined=True)
-            self._decoder = Decoder(tree, self._slots, capture=on_gpu)
-        return self._slots, self._decoder
-
-    def _tree(self, attention: str, *, joined: bool = False) -> PreTrainedModel:
-        assert self._shadow is not None
-        tree = self._shadow.tree(attention, joined=joined)
-        if self.compiled:
-            compile_for_caches(tree)
-        return tree
+            self._decoder = Decoder(steps, self._slots, capture=noise.device.type == "cuda")
+        return model, self._slots, self._decoder
 
 
 class _Call:

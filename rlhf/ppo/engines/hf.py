@@ -49,8 +49,10 @@ class HFEngine:
         written = _Written(num_rows, num_tokens, stop_ids, self.stop_texts, device)
         noise = noise.to(device)
         size = self.batch_size or len(prompts)
-        for start in range(0, len(prompts), size):
-            self._decode(policy, prompts[start : start + size], start, noise, sampler, written)
+        # Else torch.compile would make a graph for each layer's cache, and give up before the training passes come.
+        with torch.compiler.set_stance("force_eager"):
+            for start in range(0, len(prompts), size):
+                self._decode(policy, prompts[start : start + size], start, noise, sampler, written)
         return written.generation()
 
     def _decode(

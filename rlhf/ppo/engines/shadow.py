@@ -1,6 +1,6 @@
 """The weights that a decoding engine reads: the policy's own where their dtype is that of decoding, else a copy of them.
 
-A copy is refreshed in place, so that what was captured with its addresses stays valid. An adapter is merged into the
+Projections that are joined are a copy in any case. A copy is refreshed in place, so that what was captured with its addresses stays valid. An adapter is merged into the
 copy, in float32, and never into the base. The modules are a tree of their own over these weights: nothing is set on the
 policy, and its hooks and adapters do not run.
 """

@@ -7,6 +7,7 @@ from torch._dynamo.testing import CompileCounter
 from rlhf.models import compiling
 from rlhf.models.load import scratch_causal_lm
 from rlhf.ppo.engines.graph import GraphEngine
+from rlhf.ppo.engines.hf import HFEngine
 from rlhf.recipe.model import ScratchModel
 
 
@@ -46,7 +47,8 @@ def test_decoding_compiles_a_layer_once_for_prompts_and_once_for_steps(compiled)
     assert graphs[0] == graphs[1] > 0
 
 
-def test_training_compiles_a_layer_once(monkeypatch):
+def test_training_compiles_a_layer_once_and_decoding_by_hf_none(monkeypatch):
+    """Decoding in between would compile each layer for each kind of cache, until torch.compile gives up on all."""
     torch._dynamo.reset()
     counter, real = CompileCounter(), torch.nn.Module.compile
     monkeypatch.setattr(
@@ -54,6 +56,12 @@ def test_training_compiles_a_layer_once(monkeypatch):
     )
     plain, fused = model_of(4), model_of(4)
     compiling.compile_layers(fused)
+    made = [
+        HFEngine().generate(model, [[3, 5, 7]], torch.full((1, 9), 0.4), temperature=1.0, stop_ids=())
+        for model in (plain, fused)
+    ]
+    assert torch.equal(made[0].response_ids, made[1].response_ids)
+    assert counter.frame_count == 0
     for length in (5, 9, 13):
         ids = torch.arange(2 * length).view(2, length) % 50
         losses = [model(ids, labels=ids, use_cache=False).loss for model in (plain, fused)]

@@ -28,3 +28,9 @@ def test_a_token_is_written_in_place():
     keys, _ = layer.update(*torch.randn(2, 3, 2, 10, 4))
     again, _ = layer.update(*torch.randn(2, 3, 2, 1, 4))
     assert again.data_ptr() == keys.data_ptr()
+
+
+def test_a_layer_that_was_never_filled_has_nothing_to_select():
+    layer = GrowingLayer()
+    layer.batch_select_indices(torch.tensor([0]))
+    assert layer.get_seq_length() == 0
