@@ -101,6 +101,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--budget-seconds", type=float, default=540.0)
     parser.add_argument("--folder", type=Path, default=Path("bench_gpus"))
     arguments = parser.parse_args()
+    if arguments.ppo_steps < 2:
+        parser.error("--ppo-steps: at least 2, since the first one is not timed")
     arguments.folder = arguments.folder.absolute()
     return arguments
 

@@ -58,6 +58,13 @@ def test_a_stage_that_ran_otherwise_is_found_out(tmp_path, monkeypatch, ran_as, 
     assert (found["seconds_a_step"], found["peak_gib"]) == (0.5, 2.5)
 
 
+def test_a_single_step_of_ppo_has_nothing_to_time(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bench_gpus.py", "--tiny", "--ppo-steps", "1"])
+    with pytest.raises(SystemExit):
+        bench_gpus._arguments()
+    assert "at least 2" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_tiny_run_measures_all_stages_and_is_not_run_again(tmp_path):
     options = "--device cpu --tiny --gpus 1 --strategies fsdp2 --kinds lora --batch 2 --episodes 4 --ppo-steps 2 --response-tokens 4"
