@@ -167,7 +167,7 @@ def about(context: StageContext, trainer: PPOTrainer) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "engine": type(collector.engine).__name__,
         "size": size_of(policy),
-        "slots": section.per_device_rollout_batch_size or section.per_device_batch_size,
+        "slots": section.rollout_batch_size,
         "bytes_per_value": 2 if is_bf16 else 4,
         "bytes_per_second": copy_bandwidth(accelerator.device),
         "work": work,

@@ -31,9 +31,8 @@ def start_exchange(parameters: Sequence[nn.Parameter]) -> Callable[[], None]:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     gradients = [cast(Tensor, parameter.grad) for parameter in parameters]
-    alone = [each for each in gradients if each.numel() >= _LARGE and each.is_contiguous()]
-    kept = {id(each) for each in alone}
-    small = [each for each in gradients if id(each) not in kept]
+    alone = [each for each in gradients if _goes_alone(each)]
+    small = [each for each in gradients if not _goes_alone(each)]
     groups = [
         [each for each in small if each.dtype == dtype] for dtype in {each.dtype: None for each in small}
     ]
@@ -49,6 +48,10 @@ def start_exchange(parameters: Sequence[nn.Parameter]) -> Callable[[], None]:
                 each.copy_(part.view_as(each))
 
     return finish
+
+
+def _goes_alone(gradient: Tensor) -> bool:
+    return gradient.numel() >= _LARGE and gradient.is_contiguous()
 
 
 def share_weights(module: nn.Module) -> None:

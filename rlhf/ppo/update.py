@@ -176,16 +176,18 @@ class Updater:
         together = passes_talk(accelerator)
         parts: list[tuple[Role, ...]] = [ROLES] if together else [(role,) for role in ROLES]
         exchanges: list[Callable[[], None]] = []
+        ran_out = False
         for roles in parts:
             failed = self._pass_each(shared, passed, lengths, num_tokens, roles)
-            if not together and self._ran_out(failed, lengths):
+            ran_out = not together and self._ran_out(failed, lengths)
+            if ran_out:
                 break
             if not together and accelerator.num_processes > 1:
                 exchanges.append(start_exchange(self._parameters_of(roles)))
-        else:
-            _finish(exchanges)
+        for finish in exchanges:  # also where what they sum is dropped next
+            finish()
+        if not ran_out:
             return passed
-        _finish(exchanges)
         drop_gradients(accelerator, self.model, self.optimizer)
         torch.cuda.empty_cache()
         return None
@@ -292,8 +294,3 @@ class Updater:
         if self.ptx is None or not shared.trains_policy:
             return []
         return sorted(self.ptx.chosen(shared.number, number))
-
-
-def _finish(exchanges: list[Callable[[], None]]) -> None:
-    for finish in exchanges:
-        finish()

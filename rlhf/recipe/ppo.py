@@ -160,3 +160,8 @@ class PPOSection(Section):
     """Seed of this stage; the recipe's where left out."""
     publish_as: ArtefactName | None = None
     """The artefact's name in the registry; `<recipe name>-ppo` where left out."""
+
+    @property
+    def rollout_batch_size(self) -> int:
+        """Responses in one generation or scoring pass of one process."""
+        return self.per_device_rollout_batch_size or self.per_device_batch_size

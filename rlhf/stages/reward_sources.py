@@ -176,7 +176,7 @@ class _Loader:
             source.name,
             model,
             sequences,
-            batch_size=section.per_device_rollout_batch_size or section.per_device_batch_size,
+            batch_size=section.rollout_batch_size,
             micro_batches=self.micro_batches,
             device=self.device,
         )

@@ -20,7 +20,7 @@ def rollout_engine(
     engine, line = choose_engine(
         section.sampling,
         policy,
-        batch_size=section.per_device_rollout_batch_size or section.per_device_batch_size,
+        batch_size=section.rollout_batch_size,
         max_length=section.max_prompt_length + section.sampling.max_new_tokens,
         dtype=torch.bfloat16 if precision(accelerator) == "bf16" else torch.float32,
         stop_texts=StopTexts(tokenizer, stop) if stop else None,

@@ -67,10 +67,8 @@ class HFEngine:
         head, backbone = output_head_of(policy), backbone_of(policy)
         ids, mask = pad_left(list(prompts), noise.device)
         rows = torch.arange(first_row, first_row + len(prompts), device=noise.device)
-        positions, cache = (
-            (mask.long().cumsum(dim=1) - 1).clamp(min=0),
-            Cache(layer_class_to_replicate=GrowingLayer),
-        )
+        positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+        cache = Cache(layer_class_to_replicate=GrowingLayer)
         for t in range(noise.shape[1]):
             draw = sampler(head(_last_hidden(backbone, ids, mask, positions, cache)), noise[rows, t])
             written.add(t, rows, draw)
