@@ -229,7 +229,7 @@ def _phases(
         phases[name] = {
             "seconds": taken,
             "flops": done / len(flops),
-            "mfu": utilisation(done, sum(taken), peak_flops(known["device"])),
+            "mfu": utilisation(done, known["processes"] * sum(taken), peak_flops(known["device"])),
             "peak_allocated": allocated,
             "peak_reserved": reserved,
         }
@@ -237,13 +237,15 @@ def _phases(
 
 
 def _floor(known: dict[str, Any], rows: list[Row]) -> float:
-    return decode_floor_seconds(
+    """Processes decode their shares side by side."""
+    seconds = decode_floor_seconds(
         known["size"],
         rows,
         slots=known["slots"],
         bytes_per_value=known["bytes_per_value"],
         bytes_per_second=known["bytes_per_second"],
     )
+    return seconds / known["processes"]
 
 
 def _rollout_seconds(

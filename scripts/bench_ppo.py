@@ -201,7 +201,7 @@ def _title(arguments: argparse.Namespace, result: dict[str, Any]) -> str:
         f"{arguments.recipe or arguments.shape}, {kind}, {section['backbone']} backbone, {precision}, {result['engine']}; "
         f"{section['global_batch_size']} episodes of at most {section['sampling']['max_new_tokens']} tokens, "
         f"{section['num_epochs']} epochs, {section['num_minibatches']} minibatches, micro-batch "
-        f"{section['per_device_batch_size']}, rollout batch {result['slots']}; {result['device']}, torch {result['torch']}, "
+        f"{section['per_device_batch_size']}, rollout batch {result['slots']}; {result['processes']} x {result['device']}, torch {result['torch']}, "
         f"{result['threads']} threads"
     )
 

@@ -168,6 +168,7 @@ def about(context: StageContext, trainer: PPOTrainer) -> dict[str, Any]:
         "engine": type(collector.engine).__name__,
         "size": size_of(policy),
         "slots": section.rollout_batch_size,
+        "processes": accelerator.num_processes,
         "bytes_per_value": 2 if is_bf16 else 4,
         "bytes_per_second": copy_bandwidth(accelerator.device),
         "work": work,

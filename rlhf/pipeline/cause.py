@@ -8,8 +8,11 @@ from rlhf.stages.inputs import ERRORS_FOLDER, LOG_FILE
 from rlhf.stages.last_words import first_last_words
 
 LOG_LINES_SHOWN = 25
-_KILLED_RANK = re.compile(r"rank\s*: (\d+) \(local_rank: \d+\)\s+exitcode\s*: -(\d+) ")
-"""In torchrun's account of the processes that had ended when it noticed, before it ended the others itself."""
+_FIRST_KILLED = re.compile(
+    r"Root Cause \(first observed failure\):.*?rank\s*: (\d+) \(local_rank: \d+\)\s+exitcode\s*: -(\d+) ",
+    re.DOTALL,
+)
+"""In torchrun's account of the processes that had ended; those that it killed itself stand before."""
 
 
 def cause_of_death(folder: Path, code: int, start_of_log: int) -> str:
@@ -23,7 +26,7 @@ def cause_of_death(folder: Path, code: int, start_of_log: int) -> str:
     with (folder / LOG_FILE).open("rb") as log:
         log.seek(start_of_log)
         text = log.read().decode("utf-8", errors="replace").rstrip()
-    killed = _KILLED_RANK.search(text)
+    killed = _FIRST_KILLED.search(text)
     if killed is not None:
         return (
             f"lost process {killed[1]}, which was killed by {signal.Signals(int(killed[2])).name}; the others were ended.\n"

@@ -7,14 +7,11 @@ are summed while the critic passes, the critic's once it is done.
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-
-_LARGE = 2**18
-"""Values of a gradient that is worth a call of its own; smaller ones are copied together."""
 
 
 def start_exchange(parameters: Sequence[nn.Parameter]) -> Callable[[], None]:
@@ -31,27 +28,19 @@ def start_exchange(parameters: Sequence[nn.Parameter]) -> Callable[[], None]:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     gradients = [cast(Tensor, parameter.grad) for parameter in parameters]
-    alone = [each for each in gradients if _goes_alone(each)]
-    small = [each for each in gradients if not _goes_alone(each)]
-    groups = [
-        [each for each in small if each.dtype == dtype] for dtype in {each.dtype: None for each in small}
-    ]
-    joined = [torch.cat([each.flatten() for each in group]) for group in groups]
-    works = [cast(Any, dist.all_reduce(each, async_op=True)) for each in (*alone, *joined)]
+    group = cast(dist.ProcessGroup, dist.group.WORLD)
+    works: list[dist.Work] = []
+    for dtype in {each.dtype: None for each in gradients}:
+        options = dist.AllreduceCoalescedOptions()
+        options.asyncOp = True
+        # One call for all of a dtype: NCCL then runs one kernel, where a call for each waits for the one before.
+        works.append(group.allreduce_coalesced([each for each in gradients if each.dtype == dtype], options))
 
     def finish() -> None:
         for work in works:
             work.wait()
-        for group, whole in zip(groups, joined, strict=True):
-            parts = whole.split([each.numel() for each in group])
-            for each, part in zip(group, parts, strict=True):
-                each.copy_(part.view_as(each))
 
     return finish
-
-
-def _goes_alone(gradient: Tensor) -> bool:
-    return gradient.numel() >= _LARGE and gradient.is_contiguous()
 
 
 def share_weights(module: nn.Module) -> None:

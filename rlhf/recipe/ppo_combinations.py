@@ -93,10 +93,6 @@ def _engine(tree: Tree) -> Iterator[Fault]:
         yield (*where, "engine"), f"graph does not look for stop texts (stop): {other}"
     if at(tree, *where, "top_p") not in (None, 1, 1.0) or at(tree, *where, "min_p"):
         yield (*where, "engine"), f"graph samples from the whole vocabulary, not by top_p or min_p: {other}"
-    strategy = at(tree, "launch", "strategy")
-    if strategy in ("zero3", "fsdp2"):
-        message = f"graph needs whole weights on every process, and {strategy} shares them out: {other}"
-        yield (*where, "engine"), message
 
 
 def _dtype(tree: Tree) -> Iterator[Fault]:

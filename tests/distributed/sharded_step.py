@@ -16,9 +16,17 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig
 
 from rlhf.ppo.actor_critic import ActorCritic
+from rlhf.ppo.engines.graph import GraphEngine
 from rlhf.ppo.engines.hf import HFEngine
 from rlhf.ppo.episodes import Episode, collate
-from rlhf.ppo.sharding import PPOAccelerator, prepare, prepare_accelerator, whole_state, whole_weights
+from rlhf.ppo.sharding import (
+    PPOAccelerator,
+    is_sharded,
+    prepare,
+    prepare_accelerator,
+    whole_state,
+    whole_weights,
+)
 from rlhf.ppo.update import Updater
 from rlhf.recipe.ppo import PPOSection
 from rlhf.stages.ending import end_in_order
@@ -96,9 +104,13 @@ def main(folder: Path) -> None:
     model, prepared = prepare(accelerator, whole, optimizer)
     inner = cast(ActorCritic, accelerator.unwrap_model(model))
     held = sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel() for p in inner.parameters())
+    tokens = 3 + 9 * accelerator.process_index  # ranks stop at different lengths
+    engines = {
+        "hf": HFEngine(),
+        "graph": GraphEngine(num_slots=2, dtype=torch.float32, copied=is_sharded(accelerator)),
+    }
     with whole_weights(accelerator, model):
-        tokens = 3 + 9 * accelerator.process_index  # ranks stop at different lengths
-        generated = generate(inner, tokens)
+        before = {name: generate(engine, inner, tokens) for name, engine in engines.items()}
     torch.manual_seed(11)
     mask = rollout.response_mask
     advantages = torch.randn(mask.shape) * mask
@@ -106,12 +118,14 @@ def main(folder: Path) -> None:
     stats = updater.update(rollout, advantages, rollout.values + advantages, 0)
     with whole_weights(accelerator, model):
         state = whole_state(inner)
+        after = {name: generate(engine, inner, tokens) for name, engine in engines.items()}
     note = {
         "processes": accelerator.num_processes,
         "wrapper": type(model).__name__,
         "layers": sorted({type(m).__name__ for m in inner.modules() if "DecoderLayer" in type(m).__name__}),
         "held": held,
-        "generated": generated,
+        "before": before,
+        "after": after,
         "norm": stats["policy/grad_norm"],
     }
     (folder / f"rank-{accelerator.process_index}.json").write_text(json.dumps(note), encoding="utf-8")
@@ -133,13 +147,15 @@ def run_out_once(model: ActorCritic) -> None:
     cast(Any, model).forward = forward
 
 
-def generate(model: ActorCritic, num_tokens: int) -> list[int]:
-    """Greedy continuation of the prompt by the policy."""
+def generate(engine: Any, model: ActorCritic, num_tokens: int) -> dict[str, Any]:
+    """The policy's likeliest continuation of the prompt, and a sample's log-probabilities."""
     model.eval()
     noise = torch.from_numpy(np.full((1, num_tokens), 0.5, dtype=np.float32))
-    engine: Any = HFEngine()
-    made = engine.generate(model.policy, [PROMPT], noise, temperature=0.0, stop_ids=(63,))
-    return made.response_ids[0].tolist()
+    greedy, sample = (
+        engine.generate(model.policy, [PROMPT], noise, temperature=temperature, stop_ids=(63,))
+        for temperature in (0.0, 1.0)
+    )
+    return {"greedy": greedy.response_ids[0].tolist(), "logprobs": sample.logprobs[0].tolist()}
 
 
 if __name__ == "__main__":

@@ -106,8 +106,14 @@ def test_a_step_on_ragged_lengths_equals_that_of_one_whole_process(strategy, who
         assert note["layers"] == ["FSDPLlamaDecoderLayer" if strategy == "fsdp2" else "LlamaDecoderLayer"], (
             "each layer is gathered by itself"
         )
-        assert len(note["generated"]) == 3 + 9 * rank
-        assert note["generated"][:3] == expected["generated"]
+        greedy = note["before"]["hf"]["greedy"]
+        assert len(greedy) == 3 + 9 * rank
+        assert greedy[:3] == expected["before"]["hf"]["greedy"]
+        assert note["before"] != note["after"]
+        for when in ("before", "after"):
+            by_hf, by_graph = note[when]["hf"], note[when]["graph"]
+            assert by_graph["greedy"] == by_hf["greedy"]
+            assert by_graph["logprobs"] == pytest.approx(by_hf["logprobs"], abs=1e-5)
         assert note["norm"] == pytest.approx(expected["norm"], rel=1e-5)
     wanted = change(expected_after, start)
     found = change(load_file(tmp_path / "after.safetensors"), start)

@@ -39,7 +39,7 @@ def choose_engine(
         max_length: longest prompt and response together, in tokens.
         dtype: of forward passes: bfloat16 under autocast.
         stop_texts: `sampling.stop`, ready for use.
-        is_sharded: whether a process holds only a part of the weights.
+        is_sharded: whether a process holds only a part of the weights outside of a rollout.
         on_gpu: whether it runs there, where `auto` takes the graph engine if it can.
         compiled: let torch.compile fuse what the graph engine does.
 
@@ -49,7 +49,7 @@ def choose_engine(
     hf = HFEngine(batch_size=batch_size, stop_texts=stop_texts)
     if sampling.engine == "hf":
         return hf, "rollout engine: hf"
-    obstacle = graph_obstacle(sampling, policy, is_sharded=is_sharded)
+    obstacle = graph_obstacle(sampling, policy)
     if sampling.engine == "auto" and (obstacle is not None or not on_gpu):
         return hf, f"rollout engine: hf; graph {obstacle or 'is for GPUs'}"
     if obstacle is not None:
@@ -57,15 +57,16 @@ def choose_engine(
             f"ppo.sampling.engine: graph {obstacle}",
             "Set ppo.sampling.engine: hf, or auto.",
         )
-    engine = GraphEngine(num_slots=batch_size, dtype=dtype, compiled=compiled, max_length=max_length)
-    return engine, f"rollout engine: graph, {batch_size} slots, {str(dtype).removeprefix('torch.')}"
+    engine = GraphEngine(
+        num_slots=batch_size, dtype=dtype, compiled=compiled, max_length=max_length, copied=is_sharded
+    )
+    line = f"rollout engine: graph, {batch_size} slots, {str(dtype).removeprefix('torch.')}"
+    return engine, line + (", on a whole copy of the policy on every process" if is_sharded else "")
 
 
-def graph_obstacle(sampling: SamplingSection, policy: nn.Module, *, is_sharded: bool) -> str | None:
+def graph_obstacle(sampling: SamplingSection, policy: nn.Module) -> str | None:
     """Why `graph` cannot sample this policy, as the end of a sentence; None where it can."""
     config: Any = inner_model_of(policy).config
-    if is_sharded:
-        return "needs whole weights on every process, and launch.strategy shares them out"
     if sampling.stop:
         return "does not look for stop texts (ppo.sampling.stop)"
     if sampling.top_p < 1 or sampling.min_p > 0:

@@ -38,15 +38,23 @@ class GraphEngine:
         dtype: to decode in: bfloat16 under autocast, else that of the weights.
         compiled: let torch.compile fuse the forward pass; pays once for half a minute of compiling.
         max_length: of prompt and response together, so that no later call needs more room, and all graphs anew.
+        copied: decode on a copy of the weights whatever their dtype, where they are whole while it samples alone.
 
     Attributes:
         num_graphs: CUDA graphs captured so far.
     """
 
     def __init__(
-        self, *, num_slots: int, dtype: torch.dtype, compiled: bool = False, max_length: int = 0
+        self,
+        *,
+        num_slots: int,
+        dtype: torch.dtype,
+        compiled: bool = False,
+        max_length: int = 0,
+        copied: bool = False,
     ) -> None:
         self.num_slots = num_slots
+        self.copied = copied
         self.max_length = max_length
         self.dtype = dtype
         self.compiled = compiled
@@ -97,7 +105,7 @@ class GraphEngine:
         """The weights of now, and room for the call: what is there, where it is large enough."""
         if self._trees is None or self._shadow is None or not self._shadow.holds(policy):
             self._slots = self._decoder = self._trees = self._shadow = None  # frees the memory first
-            self._shadow = Shadow(policy, self.dtype)
+            self._shadow = Shadow(policy, self.dtype, copied=self.copied)
             steps = self._shadow.tree(DECODE_ATTENTION, joined=True)
             self._trees = self._shadow.tree("sdpa"), steps
             if self.compiled:

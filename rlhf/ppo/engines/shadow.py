@@ -1,8 +1,8 @@
 """The weights that a decoding engine reads: the policy's own where their dtype is that of decoding, else a copy of them.
 
-Projections that are joined are a copy in any case. A copy is refreshed in place, so that what was captured with its addresses stays valid. An adapter is merged into the
-copy, in float32, and never into the base. The modules are a tree of their own over these weights: nothing is set on the
-policy, and its hooks and adapters do not run.
+Projections that are joined are a copy in any case. A copy is refreshed in place, so that what was captured with its
+addresses stays valid. An adapter is merged into the copy, in float32, and never into the base. The modules are a tree
+of their own over these weights: nothing is set on the policy, and its hooks and adapters do not run.
 """
 
 import copy
@@ -25,15 +25,18 @@ class Shadow:
     Args:
         policy: a causal LM, whole or under adapters.
         dtype: to decode in.
+        copied: copy the weights whatever their dtype: the policy's are whole for the time of a call alone.
 
     Attributes:
         owns_weights: whether the weights are a copy.
     """
 
-    def __init__(self, policy: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, policy: nn.Module, dtype: torch.dtype, *, copied: bool = False) -> None:
         inner = inner_model_of(policy)
         self._sources = dict(_sources(inner))
-        plain = all(isinstance(each, nn.Parameter) and each.dtype == dtype for each in self._sources.values())
+        plain = not copied and all(
+            isinstance(each, nn.Parameter) and each.dtype == dtype for each in self._sources.values()
+        )
         self.owns_weights = not plain
         self._weights: dict[int, nn.Parameter] = {}
         for source in self._sources.values():

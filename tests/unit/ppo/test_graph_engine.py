@@ -273,7 +273,6 @@ def of_another_type():
 @pytest.mark.parametrize(
     ("policy", "settings", "words"),
     [
-        (tiny_lm, {"is_sharded": True}, "whole weights"),
         (tiny_lm, {"stop": ["x"]}, "stop texts"),
         (tiny_lm, {"top_p": 0.9}, "whole vocabulary"),
         (tiny_lm, {"min_p": 0.1}, "whole vocabulary"),
@@ -290,4 +289,4 @@ def test_where_it_cannot_auto_takes_hf_and_says_why_and_its_name_is_refused(poli
 
 
 def test_adapters_are_no_obstacle():
-    assert graph_obstacle(SamplingSection(max_new_tokens=4), adapted(), is_sharded=False) is None
+    assert graph_obstacle(SamplingSection(max_new_tokens=4), adapted()) is None

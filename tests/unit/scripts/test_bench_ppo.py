@@ -32,6 +32,7 @@ SMALL = Size(trunk=1000, head=200, layers=2, hidden=8, key_width=4)
 KNOWN = {
     "size": SMALL,
     "slots": 2,
+    "processes": 1,
     "bytes_per_value": 2,
     "bytes_per_second": 1e4,
     "device": "a CPU",
@@ -118,6 +119,16 @@ def seen(**more):
         "cpu_seconds": [30.0, 5.0, 6.0],
         "peaks": {"setup": (99, 99), "generate": (3, 4), "score": (5, 6), "update": (7, 8)},
     }
+
+
+def test_two_processes_have_twice_the_peak_and_half_the_floor():
+    device = {"device": "NVIDIA H100 80GB HBM3"}
+    one, two = (
+        step_figures(KNOWN | device | {"processes": count}, seen(), slice(1, None)) for count in (1, 2)
+    )
+    assert two["phases"]["update"]["mfu"] == pytest.approx(one["phases"]["update"]["mfu"] / 2)
+    assert two["decode"]["floor_share"] == pytest.approx(one["decode"]["floor_share"] / 2)
+    assert two["episodes_per_second"] == one["episodes_per_second"]
 
 
 def test_figures_leave_the_warm_up_out_and_state_it():
