@@ -18,7 +18,13 @@ from rlhf.recipe.training import TrainingSection
 from rlhf.stages.agreement import any_rank, first_rank
 from rlhf.stages.context import StageContext
 from rlhf.stages.saving import save
-from rlhf.stages.sharded import let_cpus_shard, load_weights, require_layout, require_loadable
+from rlhf.stages.sharded import (
+    let_cpus_shard,
+    load_weights,
+    release_at_once,
+    require_layout,
+    require_loadable,
+)
 from rlhf.stages.signals import stop_requested
 from rlhf.stages.spikes import SpikeError, keep_norms, passed_over, restore_norms, stop_or_roll_back
 from rlhf.stages.step_rows import can_save_before, rows_of_steps
@@ -205,6 +211,7 @@ def attach(
     greater_is_better: bool,
 ) -> None:
     """Give a constructed trainer its checkpoints and callbacks."""
+    release_at_once(trainer.accelerator)
     trainer.launch = context.recipe.launch
     trainer.checkpoints = context.checkpoints
     trainer.keep_checkpoints = section.keep_checkpoints

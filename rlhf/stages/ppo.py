@@ -41,7 +41,7 @@ from rlhf.stages.ptx_rule import ptx_section
 from rlhf.stages.publish import publish
 from rlhf.stages.reward_sources import build_rewards
 from rlhf.stages.rollout_engine import rollout_engine
-from rlhf.stages.sharded import let_cpus_shard, prepare_process
+from rlhf.stages.sharded import let_cpus_shard, prepare_process, release_at_once
 from rlhf.stages.tokens.examples import demonstrations
 from rlhf.stages.tokens.prompts import prompts
 from rlhf.stages.tokens.rows import DEMONSTRATIONS, TokenRows
@@ -90,6 +90,7 @@ def _accelerator(context: StageContext, section: PPOSection) -> Accelerator:
         project_dir=str(context.folder),
         kwargs_handlers=[group],
     )
+    release_at_once(accelerator)
     prepare_accelerator(accelerator, section)
     if section.dtype == "bfloat16" and precision(accelerator) != "bf16":
         raise UsageError(

@@ -27,10 +27,17 @@ def write_note(stage, accelerator, wrapped, **more):
         "processes": accelerator.num_processes,
         "wrapper": "FSDPModule" if isinstance(wrapped, FSDPModule) else type(wrapped).__name__,
         "local": local,
+        "reuse_distance": reuse_distance(wrapped),
         **more,
     }
     path = contexts[stage].folder / f"rank-{accelerator.process_index}.json"
     path.write_text(json.dumps(note), encoding="utf-8")
+
+
+def reuse_distance(wrapped):
+    """How far DeepSpeed's engine looks ahead before it frees a module's weights; None for other wrappers."""
+    config = getattr(wrapped, "_config", None)
+    return None if config is None else config.zero_config.max_reuse_distance
 
 
 def train(trainer, context, section):

@@ -195,6 +195,7 @@ def test_a_stage_ends_where_a_whole_process_does_and_goes_on_from_a_checkpoint_a
         read = notes(context.folder, processes)[:num]
         wrapper = "FSDPModule" if strategy == "fsdp2" else "DeepSpeedEngine"
         assert [(note["processes"], note["wrapper"]) for note in read] == [(num, wrapper)] * num
+        assert read[0]["reuse_distance"] == (None if strategy == "fsdp2" else 0)
         return read[0]["resumed_from"]
 
     assert run(processes) == 0

@@ -67,6 +67,7 @@ def test_one_step_is_that_of_one_process(tmp_path, start, strategy, num_processe
         alone, norm = made[stage]
         for note in notes:
             assert note["norms"] == [pytest.approx(norm, rel=1e-5)]
+            assert note["reuse_distance"] == (0 if wrapper == "DeepSpeedEngine" else None)
         expected, got = change(base, alone), change(base, artefact)
         assert (got - expected).norm() < 1e-5 * expected.norm()
         load = load_causal_lm if stage == "sft" else load_reward_model
