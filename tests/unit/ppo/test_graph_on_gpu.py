@@ -1,12 +1,18 @@
 """The `graph` engine where it captures: CUDA graphs give the tokens of `hf`, captured graphs are used again."""
 
+import copy
+import itertools
+
 import pytest
 import torch
 from test_graph_engine import both, family, noise_of, ragged_prompts, same
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from rlhf.models.forward import pad_left
+from rlhf.ppo.actor_critic import response_logprobs
 from rlhf.ppo.engines.choice import GRAPH_MODELS
 from rlhf.ppo.engines.graph import GraphEngine
+from rlhf.ppo.engines.hf import HFEngine
 
 pytestmark = [
     pytest.mark.gpu,
@@ -49,44 +55,67 @@ def test_compiled_it_samples_the_same_tokens():
     same(*both(family("qwen2").cuda(), ragged_prompts(70, 20), noise_of(70, 40), engine, stop_ids=(22, 4)))
 
 
-def test_in_bfloat16_it_rounds_no_more_than_hf_does_between_two_batch_sizes():
-    """Root mean square of the differences of log-probabilities, up to each row's first token that differs."""
-    from rlhf.ppo.engines.hf import HFEngine
-
+def wide_model(device, *, num_layers=12):
+    """A model in bfloat16 whose products are as wide as a real one's, and the same weights in float32."""
     config = AutoConfig.for_model(
         "qwen2",
         vocab_size=4096,
         hidden_size=896,
         intermediate_size=4864,
-        num_hidden_layers=12,
+        num_hidden_layers=num_layers,
         num_attention_heads=14,
         num_key_value_heads=2,
         max_position_embeddings=512,
     )
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).cuda()
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).to(device)
     with torch.no_grad():
         model.lm_head.weight.mul_(5)  # logits of a deviation of about 3, as trained models have
-    prompts = [[1 + token for token in row] for row in ragged_prompts(128, 60)]
-    settings = {"temperature": 1.0, "stop_ids": ()}
-    engines = {
-        "hf 128": HFEngine(batch_size=128),
-        "hf 16": HFEngine(batch_size=16),
-        "graph": GraphEngine(num_slots=128, dtype=torch.bfloat16),
-        "graph compiled": GraphEngine(num_slots=128, dtype=torch.bfloat16, compiled=True),
-    }
+    return model, copy.deepcopy(model).float()
+
+
+def rounding_of(engines, num_prompts, num_tokens, device, **settings):
+    """Root mean squares of differences of log-probabilities: of each two engines up to the first token that differs in a
+    row, and of each from float32 on its own tokens."""
+    model, exact = wide_model(device, **settings)
+    prompts = [[1 + token for token in row] for row in ragged_prompts(num_prompts, 60)]
     made = {
-        name: engine.generate(model, prompts, noise_of(128, 64), **settings)
+        name: engine.generate(model, prompts, noise_of(num_prompts, num_tokens), temperature=1.0, stop_ids=())
         for name, engine in engines.items()
     }
 
-    def difference(first, second):
-        one, two = made[first], made[second]
-        same = (one.response_ids == two.response_ids).long().cumprod(dim=1).bool()
-        assert same.sum() > 1000
-        return float((one.logprobs - two.logprobs)[same].square().mean().sqrt())
+    def rms(difference):
+        return float(difference.square().mean().sqrt())
 
-    rounding = difference("hf 128", "hf 16")
-    found = {name: [difference(name, each) for each in ("hf 128", "hf 16")] for name in list(engines)[2:]}
-    print(f"hf 128 beside hf 16: {rounding:.5f}; {found}")
-    assert min(max(each) for each in found.values()) > 0
-    assert all(min(each) <= rounding for each in found.values())
+    def between(one, two):
+        same = (one.response_ids == two.response_ids).long().cumprod(dim=1).bool()
+        assert same.sum() > num_prompts
+        return rms((one.logprobs - two.logprobs)[same])
+
+    def error(generation):
+        rows = [prompt + row for prompt, row in zip(prompts, generation.response_ids.tolist(), strict=True)]
+        ids, mask = pad_left(rows, exact.device)
+        response_mask = torch.ones_like(generation.response_ids).bool()
+        with torch.no_grad():
+            logprobs, _ = response_logprobs(exact, ids, mask, response_mask, temperature=1.0)
+        return rms(generation.logprobs - logprobs)
+
+    apart = {(a, b): between(made[a], made[b]) for a, b in itertools.combinations(made, 2)}
+    errors = {name: error(generation) for name, generation in made.items()}
+    print({" beside ".join(pair): round(value, 5) for pair, value in apart.items()})
+    print({name: round(value, 5) for name, value in errors.items()}, "from float32")
+    return apart, errors
+
+
+def test_in_bfloat16_it_rounds_no_more_than_hf_does_between_two_batch_sizes():
+    hf = {f"hf {size}": HFEngine(batch_size=size) for size in (256, 64, 8)}
+    graph = {
+        f"graph{' compiled' * compiled}": GraphEngine(num_slots=256, dtype=torch.bfloat16, compiled=compiled)
+        for compiled in (False, True)
+    }
+    apart, errors = rounding_of(hf | graph, 1024, 16, "cuda")
+    rounding = max(apart[pair] for pair in itertools.combinations(hf, 2))
+    assert rounding > 0
+    for name in graph:
+        assert errors[name] <= 1.05 * max(errors[each] for each in hf)
+        assert max(apart[each, name] for each in hf) <= rounding
