@@ -89,8 +89,6 @@ def _engine(tree: Tree) -> Iterator[Fault]:
     if at(tree, *where, "engine") != "graph":
         return
     other = "take engine: hf, or auto"
-    if at(tree, *where, "stop"):
-        yield (*where, "engine"), f"graph does not look for stop texts (stop): {other}"
     if at(tree, *where, "top_p") not in (None, 1, 1.0) or at(tree, *where, "min_p"):
         yield (*where, "engine"), f"graph samples from the whole vocabulary, not by top_p or min_p: {other}"
 

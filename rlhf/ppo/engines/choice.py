@@ -58,7 +58,12 @@ def choose_engine(
             "Set ppo.sampling.engine: hf, or auto.",
         )
     engine = GraphEngine(
-        num_slots=batch_size, dtype=dtype, compiled=compiled, max_length=max_length, copied=is_sharded
+        num_slots=batch_size,
+        dtype=dtype,
+        compiled=compiled,
+        max_length=max_length,
+        copied=is_sharded,
+        stop_texts=stop_texts,
     )
     line = f"rollout engine: graph, {batch_size} slots, {str(dtype).removeprefix('torch.')}"
     return engine, line + (", on a whole copy of the policy on every process" if is_sharded else "")
@@ -67,8 +72,6 @@ def choose_engine(
 def graph_obstacle(sampling: SamplingSection, policy: nn.Module) -> str | None:
     """Why `graph` cannot sample this policy, as the end of a sentence; None where it can."""
     config: Any = inner_model_of(policy).config
-    if sampling.stop:
-        return "does not look for stop texts (ppo.sampling.stop)"
     if sampling.top_p < 1 or sampling.min_p > 0:
         return "samples from the whole vocabulary (ppo.sampling.top_p, min_p)"
     if config.model_type not in GRAPH_MODELS:

@@ -21,6 +21,7 @@ from rlhf.ppo.engines.lookout import Lookout
 from rlhf.ppo.engines.prefill import Prefill, filled
 from rlhf.ppo.engines.shadow import Shadow
 from rlhf.ppo.engines.slots import Shape, Slots
+from rlhf.ppo.engines.stop_texts import StopTexts
 from rlhf.ppo.episodes import FinishReason
 
 LOOK_EVERY_TOKENS = 8
@@ -39,6 +40,7 @@ class GraphEngine:
         compiled: let torch.compile fuse the forward pass; pays once for half a minute of compiling.
         max_length: of prompt and response together, so that no later call needs more room, and all graphs anew.
         copied: decode on a copy of the weights whatever their dtype, where they are whole while it samples alone.
+        stop_texts: texts that end a response besides its stop tokens.
 
     Attributes:
         num_graphs: CUDA graphs captured so far.
@@ -52,9 +54,11 @@ class GraphEngine:
         compiled: bool = False,
         max_length: int = 0,
         copied: bool = False,
+        stop_texts: StopTexts | None = None,
     ) -> None:
         self.num_slots = num_slots
         self.copied = copied
+        self.stop_texts = stop_texts
         self.max_length = max_length
         self.dtype = dtype
         self.compiled = compiled
@@ -96,7 +100,7 @@ class GraphEngine:
             model, slots, decoder = self._prepared(policy, prompts, noise)
             slots.begin(noise, stop_ids)
             prefill = Prefill(model, prompts, slots.shape.num_slots)
-            _Call(prefill, slots, decoder, list(prompts), noise.shape[1], temperature).run()
+            _Call(prefill, slots, decoder, list(prompts), noise.shape[1], temperature, self.stop_texts).run()
         return _generation(slots, len(prompts))
 
     def _prepared(
@@ -138,7 +142,9 @@ class _Call:
         prompts: list[list[int]],
         num_tokens: int,
         temperature: float,
+        stop_texts: StopTexts | None,
     ) -> None:
+        self.stop_texts = stop_texts
         self.prefill, self.slots, self.decoder = prefill, slots, decoder
         self.prompts, self.num_tokens, self.temperature = prompts, num_tokens, temperature
         self.sizes = _sizes(min(slots.shape.num_slots, len(prompts)), slots.shape.num_slots)
@@ -157,6 +163,9 @@ class _Call:
                 self.decoder.advance(self.size, self.temperature)
             for slot in self.steps:
                 self.steps[slot] += steps
+            if self.stop_texts is not None:
+                slots, rows = list(self.row_of), list(self.row_of.values())
+                self.slots.end_at_texts(slots, rows, self.stop_texts, steps)
             self._free()
 
     def _admit(self) -> None:
@@ -201,8 +210,10 @@ def _generation(slots: Slots, num_rows: int) -> Generation:
     longest = int(lengths.max())
     require_numbers(slots.logprobs[:num_rows])
     mask = torch.arange(longest, device=lengths.device) < lengths[:, None]
+    ended_by = (slots.by_token, slots.by_text)
     reasons: list[FinishReason] = [
-        "eos" if ended else "length" for ended in slots.by_token[:num_rows].tolist()
+        "eos" if token else "stop" if text else "length"
+        for token, text in zip(*(each[:num_rows].tolist() for each in ended_by), strict=True)
     ]
     return Generation(
         slots.response_ids[:num_rows, :longest].masked_fill(~mask, 0),

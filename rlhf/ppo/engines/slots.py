@@ -14,6 +14,7 @@ from transformers import Cache
 
 from rlhf.models.transfer import to_device
 from rlhf.ppo.engines.caches import SlotLayer
+from rlhf.ppo.engines.stop_texts import StopTexts
 from rlhf.ppo.triton_there import takes_kernels
 
 
@@ -70,6 +71,7 @@ class Slots:
         logprobs: [R + 1, T] float32.
         lengths: [R + 1] int64.
         by_token: [R + 1] bool, whether a stop token ended it.
+        by_text: [R + 1] bool, whether a stop text did.
     """
 
     def __init__(self, shape: Shape, example: Cache, device: torch.device) -> None:
@@ -90,6 +92,7 @@ class Slots:
         self.logprobs = zeros(rows, tokens, dtype=torch.float32)
         self.lengths = zeros(rows)
         self.by_token = zeros(rows, dtype=torch.bool)
+        self.by_text = zeros(rows, dtype=torch.bool)
         self.layers = [
             SlotLayer(*(_room(part, slots, shape.num_columns) for part in keys_and_values(layer)))
             for layer in example.layers
@@ -104,6 +107,7 @@ class Slots:
         self.steps.zero_()
         self.lengths.zero_()
         self.by_token.zero_()
+        self.by_text.zero_()
         self.noise[: len(noise), : noise.shape[1]] = noise
         self.limit.fill_(noise.shape[1])
         self.stops.zero_()
@@ -146,6 +150,26 @@ class Slots:
         # An ended slot goes back to column 0, which every step shows.
         positions.copy_((positions + 1) * going)
         steps += going
+
+    def end_at_texts(self, slots: list[int], rows: list[int], texts: StopTexts, num_newest: int) -> None:
+        """End responses whose newest tokens complete a stop text, at the token that does first; what follows is cut.
+
+        Args:
+            slots: in use, or ended since the last call.
+            rows: the response that each has decoded.
+            texts: what ends them.
+            num_newest: tokens sampled since the last call, at most.
+        """
+        where, of_row = to_device(torch.tensor([slots, rows]), self.tokens.device)
+        lengths = self.lengths[of_row]
+        ends, found = texts.first_end(self.response_ids[of_row], lengths, num_newest)
+        self.lengths[of_row] = ends
+        self.by_token[of_row] &= ends == lengths
+        self.by_text[of_row] |= found
+        ended = self.ended[where] | found
+        self.ended[where] = ended
+        self.rows[where] = torch.where(ended, self.idle_row, self.rows[where])
+        self.positions[where] *= (~ended).long()
 
     def move(self, sources: list[int], targets: list[int]) -> None:
         """Copy slots to others, and leave the first idle."""

@@ -2,10 +2,14 @@
 
 from typing import cast
 
+import torch
 from torch import LongTensor, Tensor
 from transformers import PreTrainedTokenizerBase, StopStringCriteria
 
 from rlhf.errors import UsageError
+
+_NO_TOKEN = 2**31
+"""Outside of every vocabulary: part of no text."""
 
 
 class StopTexts:
@@ -43,3 +47,23 @@ class StopTexts:
             [B] bool.
         """
         return cast(Tensor, self._criteria(cast(LongTensor, response_ids), None))
+
+    def first_end(self, response_ids: Tensor, lengths: Tensor, num_newest: int) -> tuple[Tensor, Tensor]:
+        """Where responses end whose newest tokens were looked at by nobody yet.
+
+        Args:
+            response_ids: [B, n] int64, the responses so far; never the prompts.
+            lengths: [B] int64, tokens of each.
+            num_newest: how many of each response's last tokens may complete a text.
+
+        Returns:
+            [B] int64, tokens up to the first that completes a text, else all; [B] bool, whether one does.
+        """
+        width = self._criteria.maximum_token_len  # a token writes a character at least
+        counts = lengths[:, None] - torch.arange(num_newest, device=lengths.device)
+        columns = counts[:, :, None] - width + torch.arange(width, device=lengths.device)
+        windows = response_ids.gather(1, columns.clamp(min=0).flatten(1)).view_as(columns)
+        windows = windows.masked_fill(columns < 0, _NO_TOKEN).flatten(0, 1)
+        completes = self.completed(windows).view_as(counts)
+        ends = counts.where(completes, lengths[:, None]).amin(dim=1)
+        return ends, completes.any(dim=1)

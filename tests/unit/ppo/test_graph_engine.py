@@ -273,7 +273,6 @@ def of_another_type():
 @pytest.mark.parametrize(
     ("policy", "settings", "words"),
     [
-        (tiny_lm, {"stop": ["x"]}, "stop texts"),
         (tiny_lm, {"top_p": 0.9}, "whole vocabulary"),
         (tiny_lm, {"min_p": 0.1}, "whole vocabulary"),
         (rope_by_length, {}, "dynamic"),

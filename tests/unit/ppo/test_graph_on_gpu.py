@@ -6,6 +6,8 @@ import itertools
 import pytest
 import torch
 from test_graph_engine import both, family, noise_of, ragged_prompts, same
+from test_stop_texts import tokenizer
+from tiny_ppo import tiny_lm
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rlhf.models.forward import pad_left
@@ -13,6 +15,7 @@ from rlhf.ppo.actor_critic import response_logprobs
 from rlhf.ppo.engines.choice import GRAPH_MODELS
 from rlhf.ppo.engines.graph import GraphEngine
 from rlhf.ppo.engines.hf import HFEngine
+from rlhf.ppo.engines.stop_texts import StopTexts
 
 pytestmark = [
     pytest.mark.gpu,
@@ -53,6 +56,18 @@ def test_a_second_call_of_the_same_kind_captures_nothing():
 def test_compiled_it_samples_the_same_tokens():
     engine = GraphEngine(num_slots=16, dtype=torch.float32, compiled=True)
     same(*both(family("qwen2").cuda(), ragged_prompts(70, 20), noise_of(70, 40), engine, stop_ids=(22, 4)))
+
+
+def test_stop_texts_end_the_same_responses():
+    texts = StopTexts(tokenizer(), ["ab", "e"])
+    model, prompts, noise = tiny_lm().cuda(), ragged_prompts(70, 20), noise_of(70, 40)
+    settings = {"temperature": 1.0, "stop_ids": (4,)}
+    by_hf = HFEngine(stop_texts=texts).generate(model, prompts, noise, **settings)
+    engine = GraphEngine(num_slots=16, dtype=torch.float32, stop_texts=texts)
+    by_graph = engine.generate(model, prompts, noise, **settings)
+    assert engine.num_graphs > 0
+    assert {"stop", "eos"} <= set(by_hf.finish_reasons)
+    same(by_hf, by_graph)
 
 
 def wide_model(device, *, num_layers=12):

@@ -1,5 +1,7 @@
 """Stop texts against plain search in the response's text, token by token."""
 
+from functools import partial
+
 import pytest
 import torch
 from tiny_ppo import EOS, VOCAB, tiny_lm
@@ -7,6 +9,7 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from rlhf.errors import UsageError
+from rlhf.ppo.engines.graph import GraphEngine
 from rlhf.ppo.engines.hf import HFEngine
 from rlhf.ppo.engines.stop_texts import StopTexts
 from rlhf.ppo.noise import sampling_noise
@@ -16,7 +19,7 @@ PAIRS = ["ab", "bc", "cd", "de", "ef", "fa", "ac", "bd", "ce", "df", "ea", "fb",
 TEXTS = [*LETTERS, *PAIRS, "abc", "."]
 """What each token says; "." is EOS."""
 PROMPTS = [[3, 7, 1, 9, 4], [2], [5, 5, 8], [1, 2, 3, 4, 5, 6, 7], [11, 12], [9, 9]]
-NUM_TOKENS = 9
+NUM_TOKENS = 19
 
 
 def tokenizer():
@@ -35,13 +38,22 @@ def noise_of(num_tokens=NUM_TOKENS):
     return sampling_noise(3, 0, list(range(6)), [0] * 6, num_tokens, stream=0)
 
 
-def sample(stop, stop_ids=(EOS,), num_tokens=NUM_TOKENS):
+def sample_with(kind, stop, stop_ids=(EOS,), num_tokens=NUM_TOKENS):
     """Responses as lists, and how each ended."""
-    engine = HFEngine(stop_texts=StopTexts(tokenizer(), stop) if stop else None)
+    texts = StopTexts(tokenizer(), stop) if stop else None
+    engine = HFEngine(stop_texts=texts)
+    if kind == "graph":
+        engine = GraphEngine(num_slots=4, dtype=torch.float32, stop_texts=texts)
     noise = torch.from_numpy(noise_of(num_tokens))
     out = engine.generate(tiny_lm(), PROMPTS, noise, temperature=0.8, stop_ids=stop_ids)
     rows = [row[kept].tolist() for row, kept in zip(out.response_ids, out.response_mask, strict=True)]
     return rows, out.finish_reasons
+
+
+@pytest.fixture(params=["hf", "graph"])
+def sample(request):
+    """`sample_with` each of the engines."""
+    return partial(sample_with, request.param)
 
 
 def cut(row, stop, stop_ids=(EOS,)):
@@ -83,7 +95,7 @@ def test_texts_across_token_boundaries(ids, stop, expected):
 
 
 @pytest.mark.parametrize("stop", [["ab"], ["e"], ["cd", "fb", "aa"], ["eb", "a"]])
-def test_responses_end_with_the_token_that_completes_a_stop_text(stop):
+def test_responses_end_with_the_token_that_completes_a_stop_text(stop, sample):
     free, _ = sample([], stop_ids=(10_000,))
     expected = [cut(row, stop) for row in free]
     assert "stop" in [reason for _, reason in expected]
@@ -92,7 +104,7 @@ def test_responses_end_with_the_token_that_completes_a_stop_text(stop):
     assert reasons == [reason for _, reason in expected]
 
 
-def test_line_14_the_prompts_text_does_not_count():
+def test_line_14_the_prompts_text_does_not_count(sample):
     free, _ = sample([], stop_ids=(10_000,))
     seam = [say(prompt)[-1] + say(row)[0] for prompt, row in zip(PROMPTS, free, strict=True)]
     inside = [seam[row] in say(free[row]) for row in range(6)]
@@ -102,7 +114,7 @@ def test_line_14_the_prompts_text_does_not_count():
     assert reasons[row] == "length"
 
 
-def test_a_stop_token_that_completes_a_stop_text_is_an_end_of_its_own():
+def test_a_stop_token_that_completes_a_stop_text_is_an_end_of_its_own(sample):
     free, _ = sample([], stop_ids=(10_000,))
     token = free[0][3]
     assert token not in free[0][:3]
@@ -113,7 +125,7 @@ def test_a_stop_token_that_completes_a_stop_text_is_an_end_of_its_own():
     assert reasons[0] == "eos"
 
 
-def test_what_a_row_draws_after_its_stop_text_does_not_count():
+def test_what_a_row_draws_after_its_stop_text_does_not_count(sample):
     """A row that has ended stays in the batch while few have; here it goes on to draw a stop token."""
     free, _ = sample([], stop_ids=(10_000,))
     row, token = next(
@@ -130,7 +142,7 @@ def test_what_a_row_draws_after_its_stop_text_does_not_count():
     assert reasons[row] == "stop"
 
 
-def test_a_stop_text_that_the_last_possible_token_completes_is_no_cut():
+def test_a_stop_text_that_the_last_possible_token_completes_is_no_cut(sample):
     free, _ = sample([], stop_ids=(10_000,))
     text = say(free[0][:4])
     assert sample([text], stop_ids=(10_000,), num_tokens=4)[1][0] == "stop"
