@@ -11,12 +11,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from rlhf.errors import DataError
+from rlhf.errors import DataError, TrainingError
 from rlhf.models.forward import hidden_states, pad_right
 from rlhf.models.load import output_head_of
 from rlhf.models.transfer import to_device
 from rlhf.ppo.actor_critic import ActorCritic, chunk_tokens_of
 from rlhf.ppo.losses import token_logprobs
+from rlhf.ppo.micro_batches import MicroBatches
 from rlhf.ppo.prompts import permutation
 from rlhf.recipe.ppo import PPOSection
 
@@ -77,33 +78,62 @@ class PTX:
             draw += 1
         return chosen[:size]
 
-    def backward(self, model: nn.Module, step: int, update: int) -> Tensor:
-        """Add this rank's share of `ptx_coef` x the SFT loss to the policy's gradients.
+    def backward(self, model: nn.Module, step: int, update: int, micro_batches: MicroBatches) -> Tensor:
+        """This rank's share of `ptx_coef` x the SFT loss becomes the policy's gradients, a minibatch's first.
 
-        Nothing is exchanged: what has accumulated is, after the PPO passes that follow.
+        No gradient is exchanged: what has accumulated is, after the PPO passes that follow. Where memory runs out, all
+        ranks cut finer and pass anew.
 
         Args:
-            model: the actor-critic, prepared.
+            model: the actor-critic, prepared, without gradients.
             step: counts from 0.
             update: of the step, from 0.
+            micro_batches: cuts the rows.
 
         Returns:
             0-dim float32 without gradient: this rank's share of the loss, without the coefficient. The sum over ranks
             is the mean over the label tokens of the global batch.
+
+        Raises:
+            TrainingError: memory does not hold a single row.
         """
         accelerator = self.accelerator
         chosen = [self.rows[row] for row in self.chosen(step, update)]
         num_tokens = max(1, sum(row.num_labels for row in chosen))
         mine = chosen[accelerator.process_index :: accelerator.num_processes]
+        lengths = [(0, len(row.input_ids)) for row in mine]
         policy = cast(ActorCritic, accelerator.unwrap_model(model)).policy
+        while True:
+            parts = micro_batches.split(range(len(mine)), lengths)
+            total, failed = self._pass_each(
+                policy, [[mine[row] for row in part] for part in parts], num_tokens
+            )
+            if not micro_batches.shrink(failed, accelerator):
+                return total
+            model.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()
+
+    def _pass_each(
+        self, policy: nn.Module, parts: Sequence[Sequence[SFTRow]], num_tokens: int
+    ) -> tuple[Tensor, int | None]:
+        """The loss, and the padded tokens of the micro-batch that did not fit, if any."""
+        accelerator = self.accelerator
         total = torch.zeros((), device=accelerator.device)
-        size = self.section.per_device_batch_size
-        for start in range(0, len(mine), size):
-            with accelerator.autocast():
-                loss = sft_loss(policy, mine[start : start + size], num_tokens, accelerator.device)
-            accelerator.backward(loss * self.section.ptx_coef)
+        for rows in parts:
+            try:
+                with accelerator.autocast():
+                    loss = sft_loss(policy, rows, num_tokens, accelerator.device)
+                accelerator.backward(loss * self.section.ptx_coef)
+            except torch.OutOfMemoryError:
+                longest = max(len(row.input_ids) for row in rows)
+                if len(rows) == 1:
+                    raise TrainingError(
+                        f"the device's memory does not hold one SFT row of PPO-ptx ({longest} tokens)",
+                        "Set ppo.gradient_checkpointing: true, a shorter sft.max_length, or ppo.ptx_coef: 0.",
+                    ) from None
+                return total, len(rows) * longest
             total += loss.detach()
-        return total
+        return total, None
 
 
 def sft_loss(policy: nn.Module, rows: Sequence[SFTRow], num_tokens: int, device: torch.device) -> Tensor:

@@ -5,10 +5,12 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from accelerate import Accelerator
 from tiny_ppo import section_of, tiny_lm, tiny_rm
 
-from rlhf.errors import DataError
+from rlhf.errors import DataError, TrainingError
 from rlhf.ppo.actor_critic import ActorCritic
+from rlhf.ppo.micro_batches import MicroBatches
 from rlhf.ppo.ptx import PTX, SFTRow, sft_loss
 
 # Holes in the labels (several turns), a label at the first token, which nothing predicts, a row without any.
@@ -87,7 +89,10 @@ def test_padding_and_unlabelled_tokens_past_the_last_label_do_not_count():
 
 
 @pytest.mark.parametrize(("num_processes", "per_device"), [(1, 8), (1, 2), (2, 8), (2, 1), (4, 2), (8, 8)])
-def test_line_22_the_gradient_is_the_same_for_any_processes_and_micro_batches(num_processes, per_device):
+def test_line_22_the_gradient_is_the_same_for_any_processes_and_micro_batches(
+    num_processes, per_device, monkeypatch
+):
+    monkeypatch.setattr("rlhf.ppo.micro_batches.least_of_all", lambda number: number)
     section = section_of(ptx_coef=0.4, ptx_batch_size=5, per_device_batch_size=per_device)
     policy = tiny_lm("gpt2")
     double = copy.deepcopy(policy).double()
@@ -97,13 +102,58 @@ def test_line_22_the_gradient_is_the_same_for_any_processes_and_micro_batches(nu
     total, found = 0.0, []
     for rank in range(num_processes):
         process = Process(rank, num_processes)
-        total += float(PTX(ROWS, section, accelerator=process, seed=1).backward(model, 0, 0))
+        ptx = PTX(ROWS, section, accelerator=process, seed=1)
+        total += float(ptx.backward(model, 0, 0, MicroBatches(section)))
         found.append(gradients(policy))
         assert process.passes == -(-len(range(rank, 5, num_processes)) // per_device)
     assert total == pytest.approx(expected.item(), abs=1e-6)
     for name, value in double.named_parameters():
         grads = [each[name].double() for each in found if each[name] is not None]
         assert torch.allclose(sum(grads), value.grad, atol=1e-6), name
+
+
+def small_device(monkeypatch, num_tokens):
+    """Passes of more tokens than that, padding counted, run out of memory; the sizes of those that fitted."""
+    fitted = []
+
+    def loss(policy, rows, *rest):
+        tokens = len(rows) * max(len(row.input_ids) for row in rows)
+        if tokens > num_tokens:
+            raise torch.OutOfMemoryError(f"{tokens} tokens")
+        fitted.append(tokens)
+        return sft_loss(policy, rows, *rest)
+
+    monkeypatch.setattr("rlhf.ppo.ptx.sft_loss", loss)
+    return fitted
+
+
+def test_where_memory_runs_out_rows_are_cut_finer_and_the_gradient_is_the_same(monkeypatch, capsys):
+    """Of 7, 5, 3, 3 and 2 tokens: all make 5 x 7 = 35, too many; of 17 the first part is 2 x 7 = 14, too many; of 7 all fit."""
+    section = section_of(ptx_coef=0.4, ptx_batch_size=5, per_device_batch_size=8)
+    found = []
+    for num_tokens in (1000, 8):
+        fitted = small_device(monkeypatch, num_tokens)
+        model = ActorCritic(tiny_lm("gpt2"), tiny_rm("gpt2"), temperature=0.7)
+        batches = MicroBatches(section)
+        ptx = PTX(ROWS, section, accelerator=Accelerator(cpu=True), seed=1)
+        loss = float(ptx.backward(model, 0, 0, batches))
+        found.append((loss, [each.grad for each in model.policy.parameters()]))
+    assert batches.max_tokens == 7
+    assert fitted == [7, 5, 6, 2]
+    assert capsys.readouterr().out.count("out of memory") == 2
+    assert found[1][0] == pytest.approx(found[0][0], abs=1e-6)
+    for one, other in zip(found[0][1], found[1][1], strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+
+
+def test_a_single_row_that_does_not_fit_is_an_error_with_remedies(monkeypatch):
+    small_device(monkeypatch, 4)
+    section = section_of(ptx_coef=0.4, ptx_batch_size=5, per_device_batch_size=8)
+    model = ActorCritic(tiny_lm("gpt2"), tiny_rm("gpt2"), temperature=0.7)
+    ptx = PTX(ROWS, section, accelerator=Accelerator(cpu=True), seed=1)
+    with pytest.raises(TrainingError, match=r"one SFT row of PPO-ptx \(7 tokens\)") as caught:
+        ptx.backward(model, 0, 0, MicroBatches(section))
+    assert "sft.max_length" in str(caught.value)
 
 
 def test_rows_are_a_function_of_seed_step_and_update():
