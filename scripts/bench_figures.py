@@ -62,25 +62,27 @@ def decode_floor_seconds(
     slots: int,
     bytes_per_value: int,
     bytes_per_second: float,
+    processes: int = 1,
 ) -> float:
-    """The least time in which a memory bus can decode.
+    """The least time in which memory buses, one a process, can decode.
 
-    Weights are read once a step, and there are at least as many steps as the longest response has tokens, and as all
-    responses fill at `slots` a step. A row's cache at token t holds its prompt and t tokens: a response of T tokens
+    Each process reads the weights once a step, and there are at least as many steps as the longest response has tokens,
+    and as all responses fill at `slots` a process and step. A row's cache at token t holds its prompt and t tokens: a response of T tokens
     reads T (P + T / 2) entries. Prefill costs nothing here.
 
     Args:
         size: of the policy.
         rows: all of them.
-        slots: rows decoded at a time.
+        slots: rows decoded at a time by a process.
         bytes_per_value: of weights and cache.
-        bytes_per_second: of the memory.
+        bytes_per_second: of a process's memory.
+        processes: they share the rows.
     """
     tokens = sum(response for _, response in rows)
-    steps = max(max(response for _, response in rows), -(-tokens // slots))
+    steps = max(max(response for _, response in rows), -(-tokens // (slots * processes)))
     cache_entry = 2 * size.layers * size.key_width
     entries = sum(response * (prompt + response / 2) for prompt, response in rows)
-    values = steps * (size.trunk + size.head) + entries * cache_entry
+    values = steps * (size.trunk + size.head) + entries * cache_entry / processes
     return values * bytes_per_value / bytes_per_second
 
 
@@ -237,15 +239,14 @@ def _phases(
 
 
 def _floor(known: dict[str, Any], rows: list[Row]) -> float:
-    """Processes decode their shares side by side."""
-    seconds = decode_floor_seconds(
+    return decode_floor_seconds(
         known["size"],
         rows,
         slots=known["slots"],
         bytes_per_value=known["bytes_per_value"],
         bytes_per_second=known["bytes_per_second"],
+        processes=known["processes"],
     )
-    return seconds / known["processes"]
 
 
 def _rollout_seconds(

@@ -98,6 +98,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--episodes", type=int, default=32, help="of a PPO step, for each process")
     parser.add_argument("--ppo-steps", type=int, default=5, help="the first one is not timed")
     parser.add_argument("--response-tokens", type=int, default=64)
+    parser.add_argument("--engine", choices=("auto", "hf", "graph"), default="auto", help="of rollouts")
     parser.add_argument("--budget-seconds", type=float, default=540.0)
     parser.add_argument("--folder", type=Path, default=Path("bench_gpus"))
     arguments = parser.parse_args()
@@ -108,7 +109,16 @@ def _arguments() -> argparse.Namespace:
 
 
 def _setting(arguments: argparse.Namespace) -> Result:
-    names = ("model", "device", "mixed_precision", "batch", "episodes", "ppo_steps", "response_tokens")
+    names = (
+        "model",
+        "device",
+        "mixed_precision",
+        "batch",
+        "episodes",
+        "ppo_steps",
+        "response_tokens",
+        "engine",
+    )
     return {name: getattr(arguments, name) for name in names} | {"model": str(arguments.model.absolute())}
 
 
@@ -188,7 +198,7 @@ def _recipe(combination: Combination, arguments: argparse.Namespace) -> Result:
             "num_epochs": 2,
             "learning_rate": 1e-6,
             "max_prompt_length": 128,
-            "sampling": {"max_new_tokens": arguments.response_tokens},
+            "sampling": {"max_new_tokens": arguments.response_tokens, "engine": arguments.engine},
             "save_every_steps": arguments.ppo_steps,
         },
     }

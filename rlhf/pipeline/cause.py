@@ -9,8 +9,8 @@ from rlhf.stages.last_words import first_last_words
 
 LOG_LINES_SHOWN = 25
 _FIRST_KILLED = re.compile(
-    r"Root Cause \(first observed failure\):.*?rank\s*: (\d+) \(local_rank: \d+\)\s+exitcode\s*: -(\d+) ",
-    re.DOTALL,
+    r"Root Cause \(first observed failure\):\n\[0\]:\n(?: +(?:time|host) .*\n)*"
+    r" +rank +: (\d+) \(local_rank: \d+\)\n +exitcode +: -(\d+) "
 )
 """In torchrun's account of the processes that had ended; those that it killed itself stand before."""
 

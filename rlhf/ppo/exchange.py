@@ -33,7 +33,7 @@ def start_exchange(parameters: Sequence[nn.Parameter]) -> Callable[[], None]:
     for dtype in {each.dtype: None for each in gradients}:
         options = dist.AllreduceCoalescedOptions()
         options.asyncOp = True
-        # One call for all of a dtype: NCCL then runs one kernel, where a call for each waits for the one before.
+        # One call for all of a dtype, large and small.
         works.append(group.allreduce_coalesced([each for each in gradients if each.dtype == dtype], options))
 
     def finish() -> None:

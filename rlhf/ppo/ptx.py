@@ -69,6 +69,15 @@ class PTX:
         self.section = section
         self.accelerator = accelerator
         self.seed = seed
+        self.micro_batches = MicroBatches(section)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was found to fit."""
+        return self.micro_batches.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore `state_dict`."""
+        self.micro_batches.load_state_dict(state)
 
     def chosen(self, step: int, update: int) -> list[int]:
         """The rows of one update, over all ranks: a function of seed, step and update; none twice before all once."""
@@ -78,7 +87,7 @@ class PTX:
             draw += 1
         return chosen[:size]
 
-    def backward(self, model: nn.Module, step: int, update: int, micro_batches: MicroBatches) -> Tensor:
+    def backward(self, model: nn.Module, step: int, update: int) -> Tensor:
         """This rank's share of `ptx_coef` x the SFT loss becomes the policy's gradients, a minibatch's first.
 
         No gradient is exchanged: what has accumulated is, after the PPO passes that follow. Where memory runs out, all
@@ -88,7 +97,6 @@ class PTX:
             model: the actor-critic, prepared, without gradients.
             step: counts from 0.
             update: of the step, from 0.
-            micro_batches: cuts the rows.
 
         Returns:
             0-dim float32 without gradient: this rank's share of the loss, without the coefficient. The sum over ranks
@@ -104,11 +112,11 @@ class PTX:
         lengths = [(0, len(row.input_ids)) for row in mine]
         policy = cast(ActorCritic, accelerator.unwrap_model(model)).policy
         while True:
-            parts = micro_batches.split(range(len(mine)), lengths)
+            parts = self.micro_batches.split(range(len(mine)), lengths)
             total, failed = self._pass_each(
                 policy, [[mine[row] for row in part] for part in parts], num_tokens
             )
-            if not micro_batches.shrink(failed, accelerator):
+            if not self.micro_batches.shrink(failed, accelerator):
                 return total
             model.zero_grad(set_to_none=True)
             torch.cuda.empty_cache()

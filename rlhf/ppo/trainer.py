@@ -165,6 +165,7 @@ class PPOTrainer:
             "ema": None if self.ema is None else self.ema.state_dict(),
             "gradient_norms": self.updater.gradient_norms.state_dict(),
             "micro_batches": self.updater.micro_batches.state_dict(),
+            "ptx": None if self.updater.ptx is None else self.updater.ptx.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -184,6 +185,8 @@ class PPOTrainer:
         self.selection.load_state_dict(state["selection"])
         self.updater.gradient_norms.load_state_dict(state.get("gradient_norms", {}))
         self.updater.micro_batches.load_state_dict(state["micro_batches"])
+        if self.updater.ptx is not None and state.get("ptx") is not None:
+            self.updater.ptx.load_state_dict(state["ptx"])
         for name, part in parts.items():
             if part is not None:
                 part.load_state_dict(state[name])

@@ -150,7 +150,7 @@ class Updater:
         passed = None
         while passed is None:
             if ptx is not None:
-                sums["ptx_loss"] = ptx.backward(self.model, shared.number, number, self.micro_batches)
+                sums["ptx_loss"] = ptx.backward(self.model, shared.number, number)
             passed = self._passes(shared, mine, num_tokens)
         parts = [part for _, part in passed]
         peak = torch.stack([part.pop("ratio_max") for part in parts]).max()

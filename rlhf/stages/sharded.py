@@ -65,7 +65,12 @@ def release_at_once(accelerator: Accelerator) -> None:
     """
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         plugin = cast(Any, accelerator.state).deepspeed_plugin
-        plugin.deepspeed_config["zero_optimization"].setdefault("stage3_max_reuse_distance", 0)
+        settings = plugin.deepspeed_config["zero_optimization"]
+        if (
+            "max_reuse_distance" not in settings
+            and settings.get("stage3_max_reuse_distance", "auto") == "auto"
+        ):
+            settings["stage3_max_reuse_distance"] = 0
 
 
 @contextmanager

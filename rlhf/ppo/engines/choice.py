@@ -18,6 +18,9 @@ GRAPH_MODELS = ("gemma", "gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3
 """transformers' `model_type`s whose decoding is tested to give the tokens of a plain forward pass."""
 
 
+_KEEPS_A_COPY = "would keep a copy of the whole policy on every process (ppo.sampling.engine: graph)"
+
+
 def choose_engine(
     sampling: SamplingSection,
     policy: nn.Module,
@@ -50,8 +53,10 @@ def choose_engine(
     if sampling.engine == "hf":
         return hf, "rollout engine: hf"
     obstacle = graph_obstacle(sampling, policy)
-    if sampling.engine == "auto" and (obstacle is not None or not on_gpu):
-        return hf, f"rollout engine: hf; graph {obstacle or 'is for GPUs'}"
+    if sampling.engine == "auto":
+        reason = obstacle or (None if on_gpu else "is for GPUs") or (_KEEPS_A_COPY if is_sharded else None)
+        if reason is not None:
+            return hf, f"rollout engine: hf; graph {reason}"
     if obstacle is not None:
         raise UsageError(
             f"ppo.sampling.engine: graph {obstacle}",

@@ -1,4 +1,4 @@
-"""The `graph` engine: decoding in CUDA graphs, over a key-value cache that is allocated once, on the policy's own weights.
+"""The `graph` engine: decoding in CUDA graphs, over a key-value cache that is allocated once, on the weights of a `Shadow`.
 
 Slots decode side by side, each at its own position. A response that ends leaves its slot to a waiting prompt; once none
 waits, the slots still in use move together and smaller graphs go on. The host looks at who has ended every 8 tokens, one

@@ -1,4 +1,4 @@
-"""The weights that a decoding engine reads: the policy's own where their dtype is that of decoding, else a copy of them.
+"""The weights that a decoding engine reads: the policy's own where they stay and have the dtype of decoding, else a copy.
 
 Projections that are joined are a copy in any case. A copy is refreshed in place, so that what was captured with its
 addresses stays valid. An adapter is merged into the copy, in float32, and never into the base. The modules are a tree

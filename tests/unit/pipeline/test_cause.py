@@ -37,8 +37,9 @@ def test_the_process_that_was_killed_first_is_named_not_one_that_torchrun_killed
     assert "lost process 1, which was killed by SIGKILL" in said
 
 
-def test_a_process_killed_for_another_that_failed_is_not_the_cause(tmp_path):
-    (tmp_path / LOG_FILE).write_text(account((1, 1), (0, -9)) + "error: no more room\n")
+@pytest.mark.parametrize("accounts", [1, 2])
+def test_a_process_killed_for_another_that_failed_is_not_the_cause(tmp_path, accounts):
+    (tmp_path / LOG_FILE).write_text(accounts * account((1, 1), (0, -9)) + "error: no more room\n")
     said = cause_of_death(tmp_path, 1, 0)
     assert "lost process" not in said
     assert "error: no more room" in said

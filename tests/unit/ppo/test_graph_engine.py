@@ -224,7 +224,7 @@ def test_logits_that_are_not_numbers_are_an_error_and_no_index_out_of_range(engi
         engine.generate(model, ragged_prompts(3, 4), noise_of(3, 5), temperature=1.0, stop_ids=())
 
 
-def chosen(policy, *, is_sharded=False, on_gpu=False, **sampling):
+def chosen(policy, *, is_sharded=False, on_gpu=False, stop_texts=None, **sampling):
     section = SamplingSection.model_validate({"max_new_tokens": 4} | sampling)
     return choose_engine(
         section,
@@ -232,7 +232,7 @@ def chosen(policy, *, is_sharded=False, on_gpu=False, **sampling):
         batch_size=6,
         max_length=30,
         dtype=torch.float32,
-        stop_texts=None,
+        stop_texts=stop_texts,
         is_sharded=is_sharded,
         on_gpu=on_gpu,
     )
@@ -247,6 +247,41 @@ def test_the_choice_says_what_it_took_and_why():
         assert isinstance(engine, HFEngine)
         assert engine.batch_size == 6
         assert line.startswith("rollout engine: hf")
+
+
+def test_where_weights_are_shared_out_graph_is_taken_by_name_alone_and_decodes_on_a_copy():
+    engine, line = chosen(tiny_lm(), is_sharded=True, on_gpu=True)
+    assert isinstance(engine, HFEngine)
+    assert "copy of the whole policy" in line
+    engine, line = chosen(tiny_lm(), is_sharded=True, engine="graph")
+    assert isinstance(engine, GraphEngine)
+    assert engine.copied
+    assert "copy of the policy" in line
+    engine, _ = chosen(tiny_lm(), engine="graph")
+    assert not engine.copied
+
+
+def test_a_copy_is_one_whatever_the_dtype_and_follows_the_policy_s_weights():
+    """As where weights are gathered for a call: between two calls they lie elsewhere, and what was theirs is reused."""
+    policy, engine = tiny_lm(), GraphEngine(num_slots=4, dtype=torch.float32, copied=True)
+    prompts, noise = ragged_prompts(6, 9), noise_of(6, 12)
+    shadows = set()
+    for scale in (1.0, 1.5):
+        same(*both(policy, prompts, noise, engine))
+        shadows.add(engine._shadow)
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                old = parameter.data
+                parameter.data = old * scale
+                old.fill_(float("nan"))
+    same(*both(policy, prompts, noise, engine))
+    assert shadows == {engine._shadow}, "nothing is made anew, so that captured steps stay good"
+
+
+def test_either_engine_gets_the_stop_texts():
+    texts = object()
+    for name in ("hf", "graph"):
+        assert chosen(tiny_lm(), engine=name, stop=["x"], stop_texts=texts)[0].stop_texts is texts
 
 
 def test_by_itself_it_takes_graph_on_a_gpu_where_it_can():

@@ -10,7 +10,6 @@ from tiny_ppo import section_of, tiny_lm, tiny_rm
 
 from rlhf.errors import DataError, TrainingError
 from rlhf.ppo.actor_critic import ActorCritic
-from rlhf.ppo.micro_batches import MicroBatches
 from rlhf.ppo.ptx import PTX, SFTRow, sft_loss
 
 # Holes in the labels (several turns), a label at the first token, which nothing predicts, a row without any.
@@ -51,6 +50,9 @@ class Process:
 
     def unwrap_model(self, model):
         return model
+
+    def print(self, *words, **settings):
+        pass
 
     def backward(self, loss):
         self.passes += 1
@@ -103,7 +105,7 @@ def test_line_22_the_gradient_is_the_same_for_any_processes_and_micro_batches(
     for rank in range(num_processes):
         process = Process(rank, num_processes)
         ptx = PTX(ROWS, section, accelerator=process, seed=1)
-        total += float(ptx.backward(model, 0, 0, MicroBatches(section)))
+        total += float(ptx.backward(model, 0, 0))
         found.append(gradients(policy))
         assert process.passes == -(-len(range(rank, 5, num_processes)) // per_device)
     assert total == pytest.approx(expected.item(), abs=1e-6)
@@ -112,47 +114,82 @@ def test_line_22_the_gradient_is_the_same_for_any_processes_and_micro_batches(
         assert torch.allclose(sum(grads), value.grad, atol=1e-6), name
 
 
-def small_device(monkeypatch, num_tokens):
-    """Passes of more tokens than that, padding counted, run out of memory; the sizes of those that fitted."""
-    fitted = []
+def small_device(monkeypatch, fits):
+    """A pass runs out of memory where `fits`, given its number and its tokens, padding counted, says so; all their tokens."""
+    seen = []
 
     def loss(policy, rows, *rest):
-        tokens = len(rows) * max(len(row.input_ids) for row in rows)
-        if tokens > num_tokens:
-            raise torch.OutOfMemoryError(f"{tokens} tokens")
-        fitted.append(tokens)
+        seen.append(len(rows) * max(len(row.input_ids) for row in rows))
+        if not fits(len(seen), seen[-1]):
+            raise torch.OutOfMemoryError(f"{seen[-1]} tokens")
         return sft_loss(policy, rows, *rest)
 
     monkeypatch.setattr("rlhf.ppo.ptx.sft_loss", loss)
-    return fitted
+    return seen
 
 
-def test_where_memory_runs_out_rows_are_cut_finer_and_the_gradient_is_the_same(monkeypatch, capsys):
-    """Of 7, 5, 3, 3 and 2 tokens: all make 5 x 7 = 35, too many; of 17 the first part is 2 x 7 = 14, too many; of 7 all fit."""
+def passed(section, accelerator):
+    """PTX after one pass, its loss, and the gradients."""
+    model = ActorCritic(tiny_lm("gpt2"), tiny_rm("gpt2"), temperature=0.7)
+    ptx = PTX(ROWS, section, accelerator=accelerator, seed=1)
+    loss = float(ptx.backward(model, 0, 0))
+    return ptx, loss, [each.grad.clone() for each in model.policy.parameters()]
+
+
+def alike(one, other):
+    return all(torch.allclose(a, b, atol=1e-6) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("rows", "fits", "expected", "bounds"),
+    [
+        # Of 7, 5, 3, 3 and 2 tokens: 5 x 7 do not fit; of at most 17, 2 x 7 do not; of at most 7 all do.
+        (8, lambda number, tokens: tokens <= 8, [35, 14, 7, 5, 6, 2], [17, 7]),
+        # 2 x 7 fit and leave gradients, 2 x 3 do not: all is dropped, and of at most 3 each is alone.
+        (2, lambda number, tokens: number != 2, [14, 6, 7, 5, 3, 3, 2], [3]),
+    ],
+)
+def test_where_memory_runs_out_rows_are_cut_finer_and_the_gradient_is_the_same(
+    rows, fits, expected, bounds, monkeypatch, capsys
+):
+    section = section_of(ptx_coef=0.4, ptx_batch_size=5, per_device_batch_size=rows)
+    _, loss, whole = passed(section, Accelerator(cpu=True))
+    seen = small_device(monkeypatch, fits)
+    ptx, loss_here, cut = passed(section, Accelerator(cpu=True))
+    assert seen == expected
+    lines = [line for line in capsys.readouterr().out.splitlines() if "out of memory" in line]
+    assert lines == [
+        f"out of memory: micro-batches of at most {bound} tokens from now on" for bound in bounds
+    ]
+    assert loss_here == pytest.approx(loss, abs=1e-6)
+    assert alike(cut, whole)
+    again = PTX(ROWS, section, accelerator=Accelerator(cpu=True), seed=1)
+    again.load_state_dict(ptx.state_dict())
+    assert again.micro_batches.max_tokens == bounds[-1]
+
+
+def test_a_rank_drops_what_fitted_where_another_ran_out(monkeypatch):
     section = section_of(ptx_coef=0.4, ptx_batch_size=5, per_device_batch_size=8)
     found = []
-    for num_tokens in (1000, 8):
-        fitted = small_device(monkeypatch, num_tokens)
-        model = ActorCritic(tiny_lm("gpt2"), tiny_rm("gpt2"), temperature=0.7)
-        batches = MicroBatches(section)
-        ptx = PTX(ROWS, section, accelerator=Accelerator(cpu=True), seed=1)
-        loss = float(ptx.backward(model, 0, 0, batches))
-        found.append((loss, [each.grad for each in model.policy.parameters()]))
-    assert batches.max_tokens == 7
-    assert fitted == [7, 5, 6, 2]
-    assert capsys.readouterr().out.count("out of memory") == 2
-    assert found[1][0] == pytest.approx(found[0][0], abs=1e-6)
-    for one, other in zip(found[0][1], found[1][1], strict=True):
-        assert torch.allclose(one, other, atol=1e-6)
+    for answers in ([2**62], [3, 2**62]):
+        agreed = iter(answers)
+        monkeypatch.setattr(
+            "rlhf.ppo.micro_batches.least_of_all", lambda number, a=agreed: min(number, next(a))
+        )
+        process = Process(0, 2)
+        found.append(passed(section, process)[2])
+        assert next(agreed, None) is None
+    assert process.passes == 1 + 3, "its three rows at once, then one by one"
+    assert alike(*found)
 
 
 def test_a_single_row_that_does_not_fit_is_an_error_with_remedies(monkeypatch):
-    small_device(monkeypatch, 4)
+    small_device(monkeypatch, lambda number, tokens: tokens <= 4)
     section = section_of(ptx_coef=0.4, ptx_batch_size=5, per_device_batch_size=8)
     model = ActorCritic(tiny_lm("gpt2"), tiny_rm("gpt2"), temperature=0.7)
     ptx = PTX(ROWS, section, accelerator=Accelerator(cpu=True), seed=1)
     with pytest.raises(TrainingError, match=r"one SFT row of PPO-ptx \(7 tokens\)") as caught:
-        ptx.backward(model, 0, 0, MicroBatches(section))
+        ptx.backward(model, 0, 0)
     assert "sft.max_length" in str(caught.value)
 
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from rlhf.errors import UsageError
 from rlhf.ppo.engines.graph import GraphEngine
 from rlhf.ppo.engines.hf import HFEngine
+from rlhf.ppo.engines.lookout import Held, Lookout
 from rlhf.ppo.engines.stop_texts import StopTexts
 from rlhf.ppo.noise import sampling_noise
 
@@ -42,7 +43,7 @@ def sample_with(kind, stop, stop_ids=(EOS,), num_tokens=NUM_TOKENS):
     """Responses as lists, and how each ended."""
     texts = StopTexts(tokenizer(), stop) if stop else None
     engine = HFEngine(stop_texts=texts)
-    if kind == "graph":
+    if kind != "hf":
         engine = GraphEngine(num_slots=4, dtype=torch.float32, stop_texts=texts)
     noise = torch.from_numpy(noise_of(num_tokens))
     out = engine.generate(tiny_lm(), PROMPTS, noise, temperature=0.8, stop_ids=stop_ids)
@@ -50,9 +51,23 @@ def sample_with(kind, stop, stop_ids=(EOS,), num_tokens=NUM_TOKENS):
     return rows, out.finish_reasons
 
 
-@pytest.fixture(params=["hf", "graph"])
-def sample(request):
+class LateLookout(Lookout):
+    """One look behind, as on a GPU."""
+
+    def __init__(self, ended):
+        super().__init__(ended)
+        self.seen: Held = set()
+
+    def look(self, row_of):
+        seen, self.seen = self.seen, super().look(row_of)
+        return seen
+
+
+@pytest.fixture(params=["hf", "graph", "graph, seen late"])
+def sample(request, monkeypatch):
     """`sample_with` each of the engines."""
+    if request.param == "graph, seen late":
+        monkeypatch.setattr("rlhf.ppo.engines.graph.Lookout", LateLookout)
     return partial(sample_with, request.param)
 
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -121,13 +122,21 @@ def seen(**more):
     }
 
 
-def test_two_processes_have_twice_the_peak_and_half_the_floor():
+def test_two_processes_share_rows_and_read_the_weights_each():
+    """4 steps of 1,200 weights for the longest response, whoever has it; of 62 x 16 values of cache each reads half."""
+    floor = partial(decode_floor_seconds, SMALL, bytes_per_value=2, bytes_per_second=1000.0, processes=2)
+    assert floor([(10, 4), (6, 2)], slots=2) == pytest.approx((4800 + 496) * 2 / 1000)
+    # 6 tokens through one slot each are 3 steps, and the longest needs 4; two such pairs need 6
+    assert floor([(10, 4), (6, 2)], slots=1) == pytest.approx((4800 + 496) * 2 / 1000)
+    assert floor([(10, 4), (6, 2)] * 2, slots=1) == pytest.approx((7200 + 992) * 2 / 1000)
+
+
+def test_two_processes_have_twice_the_peak():
     device = {"device": "NVIDIA H100 80GB HBM3"}
     one, two = (
         step_figures(KNOWN | device | {"processes": count}, seen(), slice(1, None)) for count in (1, 2)
     )
     assert two["phases"]["update"]["mfu"] == pytest.approx(one["phases"]["update"]["mfu"] / 2)
-    assert two["decode"]["floor_share"] == pytest.approx(one["decode"]["floor_share"] / 2)
     assert two["episodes_per_second"] == one["episodes_per_second"]
 
 
