@@ -10,12 +10,11 @@ from peft import LoraConfig, get_peft_model
 from tiny_ppo import lively, tiny_lm
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rlhf.errors import TrainingError, UsageError
+from rlhf.errors import TrainingError
 from rlhf.ppo.engines import prefill
-from rlhf.ppo.engines.choice import GRAPH_MODELS, choose_engine, graph_obstacle
+from rlhf.ppo.engines.choice import GRAPH_MODELS
 from rlhf.ppo.engines.graph import GraphEngine, _sizes
 from rlhf.ppo.engines.hf import HFEngine
-from rlhf.recipe.ppo import SamplingSection
 
 VOCAB = 23
 SHAPE = {
@@ -224,43 +223,6 @@ def test_logits_that_are_not_numbers_are_an_error_and_no_index_out_of_range(engi
         engine.generate(model, ragged_prompts(3, 4), noise_of(3, 5), temperature=1.0, stop_ids=())
 
 
-def chosen(policy, *, is_sharded=False, on_gpu=False, stop_texts=None, **sampling):
-    section = SamplingSection.model_validate({"max_new_tokens": 4} | sampling)
-    return choose_engine(
-        section,
-        policy,
-        batch_size=6,
-        max_length=30,
-        dtype=torch.float32,
-        stop_texts=stop_texts,
-        is_sharded=is_sharded,
-        on_gpu=on_gpu,
-    )
-
-
-def test_the_choice_says_what_it_took_and_why():
-    engine, line = chosen(tiny_lm(), engine="graph")
-    assert isinstance(engine, GraphEngine)
-    assert line == "rollout engine: graph, 6 slots, float32"
-    for sampling in ({}, {"engine": "hf"}):
-        engine, line = chosen(tiny_lm(), **sampling)
-        assert isinstance(engine, HFEngine)
-        assert engine.batch_size == 6
-        assert line.startswith("rollout engine: hf")
-
-
-def test_where_weights_are_shared_out_graph_is_taken_by_name_alone_and_decodes_on_a_copy():
-    engine, line = chosen(tiny_lm(), is_sharded=True, on_gpu=True)
-    assert isinstance(engine, HFEngine)
-    assert "copy of the whole policy" in line
-    engine, line = chosen(tiny_lm(), is_sharded=True, engine="graph")
-    assert isinstance(engine, GraphEngine)
-    assert engine.copied
-    assert "copy of the policy" in line
-    engine, _ = chosen(tiny_lm(), engine="graph")
-    assert not engine.copied
-
-
 def test_a_copy_is_one_whatever_the_dtype_and_follows_the_policy_s_weights():
     """As where weights are gathered for a call: between two calls they lie elsewhere, and what was theirs is reused."""
     policy, engine = tiny_lm(), GraphEngine(num_slots=4, dtype=torch.float32, copied=True)
@@ -276,51 +238,3 @@ def test_a_copy_is_one_whatever_the_dtype_and_follows_the_policy_s_weights():
                 old.fill_(float("nan"))
     same(*both(policy, prompts, noise, engine))
     assert shadows == {engine._shadow}, "nothing is made anew, so that captured steps stay good"
-
-
-def test_either_engine_gets_the_stop_texts():
-    texts = object()
-    for name in ("hf", "graph"):
-        assert chosen(tiny_lm(), engine=name, stop=["x"], stop_texts=texts)[0].stop_texts is texts
-
-
-def test_by_itself_it_takes_graph_on_a_gpu_where_it_can():
-    engine, line = chosen(tiny_lm(), on_gpu=True)
-    assert isinstance(engine, GraphEngine)
-    assert line.startswith("rollout engine: graph")
-    engine, line = chosen(tiny_lm(), on_gpu=True, top_p=0.9)
-    assert isinstance(engine, HFEngine)
-    assert "top_p" in line
-
-
-def rope_by_length():
-    model = tiny_lm()
-    model.config.rope_parameters = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
-    return model
-
-
-def of_another_type():
-    model = tiny_lm()
-    model.config.model_type = "mamba"
-    return model
-
-
-@pytest.mark.parametrize(
-    ("policy", "settings", "words"),
-    [
-        (tiny_lm, {"top_p": 0.9}, "whole vocabulary"),
-        (tiny_lm, {"min_p": 0.1}, "whole vocabulary"),
-        (rope_by_length, {}, "dynamic"),
-        (of_another_type, {}, "mamba"),
-    ],
-)
-def test_where_it_cannot_auto_takes_hf_and_says_why_and_its_name_is_refused(policy, settings, words):
-    engine, line = chosen(policy(), **settings)
-    assert isinstance(engine, HFEngine)
-    assert words in line
-    with pytest.raises(UsageError, match=words):
-        chosen(policy(), engine="graph", **settings)
-
-
-def test_adapters_are_no_obstacle():
-    assert graph_obstacle(SamplingSection(max_new_tokens=4), adapted()) is None
