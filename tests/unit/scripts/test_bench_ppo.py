@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from bench_facts import size_of
 from bench_figures import (
     Flops,
     Size,
@@ -22,7 +23,6 @@ from bench_figures import (
     utilisation,
 )
 from bench_ppo import decode_table, peer_table, spread, step_table
-from bench_run import size_of
 from memory_shapes import SHAPES
 from transformers import AutoModelForCausalLM, Qwen2Config
 
