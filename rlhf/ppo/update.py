@@ -144,26 +144,25 @@ class Updater:
         """Gradients and global statistics of a minibatch; a loss that is not finite ends here, on all ranks."""
         accelerator = self.accelerator
         num_tokens = int(shared.rollout.response_mask[torch.tensor(rows)].sum())
-        mine = rows[accelerator.process_index :: accelerator.num_processes]
+        share = rows[accelerator.process_index :: accelerator.num_processes]
         sums: dict[str, Tensor] = {}
         ptx = self.ptx if shared.trains_policy else None
         passed = None
         while passed is None:
             if ptx is not None:
                 sums["ptx_loss"] = ptx.backward(self.model, shared.number, number)
-            passed = self._passes(shared, mine, num_tokens)
+            passed = self._passes(shared, share, num_tokens)
         parts = [part for _, part in passed]
         peak = torch.stack([part.pop("ratio_max") for part in parts]).max()
         for part in parts:
             for name, value in part.items():
                 sums[name] = sums.get(name, torch.zeros((), device=accelerator.device)) + value
         names = sorted(sums)  # in one order on all ranks
-        reduced = cast(
-            Tensor, accelerator.reduce(torch.stack([sums[name] for name in names]), reduction="sum")
-        )
-        result = dict(zip(names, reduced.tolist(), strict=True))
+        mine = torch.stack([*(sums[name] for name in names), peak])
+        ranks = cast(Tensor, accelerator.gather(mine[None]))
+        numbers = torch.cat([ranks[:, :-1].sum(dim=0), ranks[:, -1:].amax(dim=0)]).tolist()
+        result = dict(zip([*names, "ratio_max"], numbers, strict=True))
         self._check_losses(shared, rows, number, result, passed)
-        result["ratio_max"] = float(cast(Tensor, accelerator.gather(peak)).max())
         return result
 
     def _passes(self, shared: _Step, rows: list[int], num_tokens: int) -> _Passed | None:
