@@ -8,11 +8,11 @@ from rlhf.stages.inputs import ERRORS_FOLDER, LOG_FILE
 from rlhf.stages.last_words import first_last_words
 
 LOG_LINES_SHOWN = 25
-_FIRST_KILLED = re.compile(
-    r"Root Cause \(first observed failure\):\n\[0\]:\n(?: +(?:time|host) .*\n)*"
-    r" +rank +: (\d+) \(local_rank: \d+\)\n +exitcode +: -(\d+) "
+_ROOT_CAUSE = "Root Cause (first observed failure):"
+_ENTRY = re.compile(
+    r" +time +: (\S+)\n +host .*\n +rank +: (\d+) \(local_rank: \d+\)\n +exitcode +: (-?\d+) "
 )
-"""In torchrun's account of the processes that had ended; those that it killed itself stand before."""
+"""Of a process in torchrun's account: when it was seen to have ended, its rank, its exit code."""
 
 
 def cause_of_death(folder: Path, code: int, start_of_log: int) -> str:
@@ -26,10 +26,11 @@ def cause_of_death(folder: Path, code: int, start_of_log: int) -> str:
     with (folder / LOG_FILE).open("rb") as log:
         log.seek(start_of_log)
         text = log.read().decode("utf-8", errors="replace").rstrip()
-    killed = _FIRST_KILLED.search(text)
+    killed = _killed(text)
     if killed is not None:
+        rank, by = killed
         return (
-            f"lost process {killed[1]}, which was killed by {signal.Signals(int(killed[2])).name}; the others were ended.\n"
+            f"lost process {rank}, which was killed by {by.name}; the others were ended.\n"
             "  If nobody killed it, memory was short: see the kernel's log."
         )
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
@@ -40,6 +41,22 @@ def cause_of_death(folder: Path, code: int, start_of_log: int) -> str:
     told = next((number for number, line in enumerate(lines) if line.startswith("error: ")), None)
     shown = lines[told:] if told is not None else lines[-LOG_LINES_SHOWN:]
     return f"{how}:\n{_indented(shown[: 2 * LOG_LINES_SHOWN])}"
+
+
+def _killed(text: str) -> tuple[int, signal.Signals] | None:
+    """Which process was killed, and by what, where torchrun's account says so.
+
+    Of what it saw first: it asks the others to end (SIGTERM), and kills them half a minute later. One that loses its
+    connection to a killed process can fail, or abort, in the same second.
+    """
+    root = _ENTRY.search(text.partition(_ROOT_CAUSE)[2])
+    if root is None:
+        return None
+    codes = {int(entry[2]): -int(entry[3]) for entry in _ENTRY.finditer(text) if entry[1] == root[1]}
+    killed = [
+        (rank, signal.Signals(code)) for rank, code in codes.items() if code > 0 and code != signal.SIGTERM
+    ]
+    return min(killed, key=lambda each: each[1] == signal.SIGABRT, default=None)
 
 
 def _indented(lines: list[str]) -> str:

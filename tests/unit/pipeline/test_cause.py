@@ -6,7 +6,7 @@ from rlhf.pipeline.cause import cause_of_death
 from rlhf.stages.inputs import LOG_FILE
 
 ENTRY = """[{number}]:
-  time      : 2026-11-27_04:14:38
+  time      : 2026-11-27_04:14:{second:02d}
   host      : localhost
   rank      : {rank} (local_rank: {rank})
   exitcode  : {code} (pid: {pid})
@@ -15,12 +15,12 @@ ENTRY = """[{number}]:
 """
 
 
-def account(first: tuple[int, int], *others: tuple[int, int]) -> str:
-    """What torchrun 2.11 wrote when a process had failed, and others had after it: (rank, exit code) each."""
+def account(first: tuple[int, int, int], *others: tuple[int, int, int]) -> str:
+    """What torchrun writes when a process has failed, and others with it: rank, exit code, and the second it saw that."""
 
-    def entry(number: int, rank: int, code: int) -> str:
+    def entry(number: int, rank: int, code: int, second: int) -> str:
         says = f"Signal {-code} received by PID {5115 + rank}" if code < 0 else "To enable traceback see: ..."
-        return ENTRY.format(number=number, rank=rank, code=code, pid=5115 + rank, says=says)
+        return ENTRY.format(number=number, rank=rank, code=code, second=second, pid=5115 + rank, says=says)
 
     listed = "".join(entry(number, *each) for number, each in enumerate(others, start=1))
     return (
@@ -30,16 +30,30 @@ def account(first: tuple[int, int], *others: tuple[int, int]) -> str:
     )
 
 
-@pytest.mark.parametrize("others", [[], [(0, -9)], [(0, -6), (2, -9)]])
-def test_the_process_that_was_killed_first_is_named_not_one_that_torchrun_killed_for_it(tmp_path, others):
-    (tmp_path / LOG_FILE).write_text("before\n" + account((1, -9), *others))
+@pytest.mark.parametrize(
+    ("first", "others"),
+    [
+        ((1, -9, 8), []),
+        ((1, -9, 8), [(0, -9, 38)]),  # waited for the other until torchrun killed it
+        ((0, 1, 8), [(1, -9, 8)]),  # both were seen at once: the lower rank stands as the cause
+        ((0, -6, 8), [(1, -9, 8), (2, -15, 8)]),
+    ],
+)
+def test_the_process_that_was_killed_is_named_not_one_that_fell_with_it(tmp_path, first, others):
+    (tmp_path / LOG_FILE).write_text("before\n" + account(first, *others))
     said = cause_of_death(tmp_path, 1, 0)
     assert "lost process 1, which was killed by SIGKILL" in said
 
 
+def test_an_abort_of_its_own_is_named_too(tmp_path):
+    (tmp_path / LOG_FILE).write_text(account((0, -6, 8), (1, -15, 8)))
+    assert "lost process 0, which was killed by SIGABRT" in cause_of_death(tmp_path, 1, 0)
+
+
 @pytest.mark.parametrize("accounts", [1, 2])
-def test_a_process_killed_for_another_that_failed_is_not_the_cause(tmp_path, accounts):
-    (tmp_path / LOG_FILE).write_text(accounts * account((1, 1), (0, -9)) + "error: no more room\n")
+@pytest.mark.parametrize("other", [(0, -9, 38), (0, -15, 8), (0, 1, 8)])
+def test_a_process_ended_for_another_that_failed_is_not_the_cause(tmp_path, other, accounts):
+    (tmp_path / LOG_FILE).write_text(accounts * account((1, 1, 8), other) + "error: no more room\n")
     said = cause_of_death(tmp_path, 1, 0)
     assert "lost process" not in said
     assert "error: no more room" in said
