@@ -67,8 +67,8 @@ def decode_floor_seconds(
     """The least time in which memory buses, one a process, can decode.
 
     Each process reads the weights once a step, and there are at least as many steps as the longest response has tokens,
-    and as all responses fill at `slots` a process and step. A row's cache at token t holds its prompt and t tokens: a response of T tokens
-    reads T (P + T / 2) entries. Prefill costs nothing here.
+    and as all responses fill at `slots` a process and step. A row's cache at token t holds its prompt and t tokens: a
+    response of T tokens reads T (P + T / 2) entries. Prefill costs nothing here.
 
     Args:
         size: of the policy.

@@ -17,7 +17,7 @@ from rlhf.models.load import output_head_of
 from rlhf.models.transfer import to_device
 from rlhf.ppo.actor_critic import ActorCritic, chunk_tokens_of
 from rlhf.ppo.losses import token_logprobs
-from rlhf.ppo.micro_batches import MicroBatches
+from rlhf.ppo.micro_batches import MicroBatches, padded_tokens
 from rlhf.ppo.prompts import permutation
 from rlhf.recipe.ppo import PPOSection
 
@@ -113,35 +113,34 @@ class PTX:
         policy = cast(ActorCritic, accelerator.unwrap_model(model)).policy
         while True:
             parts = self.micro_batches.split(range(len(mine)), lengths)
-            total, failed = self._pass_each(
-                policy, [[mine[row] for row in part] for part in parts], num_tokens
-            )
-            if not self.micro_batches.shrink(failed, accelerator):
+            total, failed = self._pass_each(policy, mine, parts, num_tokens)
+            tokens = padded_tokens(failed, lengths) if failed else None
+            if not self.micro_batches.shrink(tokens, accelerator):
                 return total
             model.zero_grad(set_to_none=True)
             torch.cuda.empty_cache()
 
     def _pass_each(
-        self, policy: nn.Module, parts: Sequence[Sequence[SFTRow]], num_tokens: int
-    ) -> tuple[Tensor, int | None]:
-        """The loss, and the padded tokens of the micro-batch that did not fit, if any."""
+        self, policy: nn.Module, rows: Sequence[SFTRow], parts: list[list[int]], num_tokens: int
+    ) -> tuple[Tensor, list[int]]:
+        """The loss, and the micro-batch that did not fit, if any."""
         accelerator = self.accelerator
         total = torch.zeros((), device=accelerator.device)
-        for rows in parts:
+        for part in parts:
             try:
                 with accelerator.autocast():
-                    loss = sft_loss(policy, rows, num_tokens, accelerator.device)
+                    loss = sft_loss(policy, [rows[row] for row in part], num_tokens, accelerator.device)
                 accelerator.backward(loss * self.section.ptx_coef)
             except torch.OutOfMemoryError:
-                longest = max(len(row.input_ids) for row in rows)
-                if len(rows) == 1:
+                if len(part) == 1:
+                    length = len(rows[part[0]].input_ids)
                     raise TrainingError(
-                        f"the device's memory does not hold one SFT row of PPO-ptx ({longest} tokens)",
+                        f"the device's memory does not hold one SFT row of PPO-ptx ({length} tokens)",
                         "Set ppo.gradient_checkpointing: true, a shorter sft.max_length, or ppo.ptx_coef: 0.",
                     ) from None
-                return total, len(rows) * longest
+                return total, part
             total += loss.detach()
-        return total, None
+        return total, []
 
 
 def sft_loss(policy: nn.Module, rows: Sequence[SFTRow], num_tokens: int, device: torch.device) -> Tensor:

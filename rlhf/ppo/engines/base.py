@@ -61,6 +61,14 @@ class GenerationEngine(Protocol):
         ...
 
 
+def finish_reasons(by_token: Tensor, by_text: Tensor) -> list[FinishReason]:
+    """What ended each response, from what was seen of it: [B] bool each; a stop token comes before a stop text."""
+    return [
+        "eos" if token else "stop" if text else "length"
+        for token, text in zip(by_token.tolist(), by_text.tolist(), strict=True)
+    ]
+
+
 def require_numbers(logprobs: Tensor) -> None:
     """Raise TrainingError where log-probabilities of sampled tokens are not finite: such a policy says nothing."""
     if not bool(torch.isfinite(logprobs).all()):

@@ -15,14 +15,13 @@ from transformers import PreTrainedModel
 from rlhf.models.compiling import compile_for_caches
 from rlhf.models.load import output_head_of
 from rlhf.ppo.engines.attention import DECODE_ATTENTION
-from rlhf.ppo.engines.base import Generation, require_numbers
+from rlhf.ppo.engines.base import Generation, finish_reasons, require_numbers
 from rlhf.ppo.engines.decoder import Decoder
 from rlhf.ppo.engines.lookout import Lookout
 from rlhf.ppo.engines.prefill import Prefill, filled
 from rlhf.ppo.engines.shadow import Shadow
 from rlhf.ppo.engines.slots import Shape, Slots
 from rlhf.ppo.engines.stop_texts import StopTexts
-from rlhf.ppo.episodes import FinishReason
 
 LOOK_EVERY_TOKENS = 8
 _COLUMNS = 64
@@ -210,16 +209,11 @@ def _generation(slots: Slots, num_rows: int) -> Generation:
     longest = int(lengths.max())
     require_numbers(slots.logprobs[:num_rows])
     mask = torch.arange(longest, device=lengths.device) < lengths[:, None]
-    ended_by = (slots.by_token, slots.by_text)
-    reasons: list[FinishReason] = [
-        "eos" if token else "stop" if text else "length"
-        for token, text in zip(*(each[:num_rows].tolist() for each in ended_by), strict=True)
-    ]
     return Generation(
         slots.response_ids[:num_rows, :longest].masked_fill(~mask, 0),
         mask,
         slots.logprobs[:num_rows, :longest].masked_fill(~mask, 0.0),
-        reasons,
+        finish_reasons(slots.by_token[:num_rows], slots.by_text[:num_rows]),
     )
 
 

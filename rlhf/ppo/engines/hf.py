@@ -11,11 +11,10 @@ from transformers import Cache
 
 from rlhf.models.forward import pad_left
 from rlhf.models.load import backbone_of, output_head_of
-from rlhf.ppo.engines.base import Generation, require_numbers
+from rlhf.ppo.engines.base import Generation, finish_reasons, require_numbers
 from rlhf.ppo.engines.caches import GrowingLayer
 from rlhf.ppo.engines.sampling import Draw, sample_tokens
 from rlhf.ppo.engines.stop_texts import StopTexts
-from rlhf.ppo.episodes import FinishReason
 
 
 class HFEngine:
@@ -126,15 +125,11 @@ class _Written:
         """Cut to the longest response."""
         require_numbers(self.logprobs)
         length = max(int(self.response_mask.any(dim=0).sum()), 1)
-        reasons: list[FinishReason] = [
-            "eos" if token else "stop" if text else "length"
-            for token, text in zip(self.by_token.tolist(), self.by_text.tolist(), strict=True)
-        ]
         return Generation(
             self.response_ids[:, :length],
             self.response_mask[:, :length],
             self.logprobs[:, :length],
-            reasons,
+            finish_reasons(self.by_token, self.by_text),
             self.support if self.has_support else None,
         )
 
