@@ -93,7 +93,7 @@ def score_token_lists(model: nn.Module, sequences: Sequence[list[int]], *, batch
     scores = [0.0] * len(sequences)
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        found = scores_together(model, [sequences[index] for index in chosen])
+        found = scores_together(model, [sequences[index] for index in chosen]).tolist()
         for index, score in zip(chosen, found, strict=True):
             scores[index] = score
     model.train(was_training)
@@ -101,10 +101,10 @@ def score_token_lists(model: nn.Module, sequences: Sequence[list[int]], *, batch
 
 
 @torch.no_grad()
-def scores_together(model: nn.Module, sequences: list[list[int]]) -> list[float]:
-    """Scores of token sequences, in one pass."""
+def scores_together(model: nn.Module, sequences: list[list[int]]) -> Tensor:
+    """Scores [B] float32 of token sequences, in one pass; on the model's device, which nobody waits for."""
     ids, mask = pad_right(sequences, next(model.parameters()).device)
-    return sequence_scores(model, ids, mask, width=ids.shape[1]).tolist()
+    return sequence_scores(model, ids, mask, width=ids.shape[1])
 
 
 def pad_right(sequences: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -1,46 +1,92 @@
 """Gradients summed over processes that hold whole weights each, and what these processes have to agree on.
 
-PyTorch's DistributedDataParallel exchanges within the last backward pass. A process that runs out of memory in that
-pass could not make it anew, since the others wait in it. So here nobody exchanges within a pass: the policy's gradients
-are summed while the critic passes, the critic's once it is done.
+PyTorch's DistributedDataParallel exchanges within the last backward pass, and a process that runs out of memory in it
+cannot make it anew: the others wait for what it did not give. Here it gives what it has, so that nobody waits; all then
+agree that memory ran out, drop the sums and pass anew.
 """
 
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
+from functools import cache, partial
 from typing import cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+NUM_PARTS = 4
+LEAST_BYTES = 25 * 2**20
+"""Of a part; DistributedDataParallel's own bucket."""
 
-def start_exchange(parameters: Sequence[nn.Parameter]) -> Callable[[], None]:
-    """Begin to sum gradients over all processes, in place, while the device goes on with other work.
+
+class Exchange:
+    """Sums gradients over all processes in place, part by part, while the device goes on with other work.
 
     Args:
-        parameters: the same on every process, in the same order. One without a gradient counts as zeros: it may have
-            one elsewhere.
-
-    Returns:
-        What ends it: the gradients are the sums for all that is started on the device afterwards.
+        parameters: the same on every process, in the same order: those that a forward pass uses first come first.
     """
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    gradients = [cast(Tensor, parameter.grad) for parameter in parameters]
-    group = cast(dist.ProcessGroup, dist.group.WORLD)
-    works: list[dist.Work] = []
-    for dtype in {each.dtype: None for each in gradients}:
-        options = dist.AllreduceCoalescedOptions()
-        options.asyncOp = True
-        # One call for all of a dtype, large and small.
-        works.append(group.allreduce_coalesced([each for each in gradients if each.dtype == dtype], options))
 
-    def finish() -> None:
-        for work in works:
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self._parts = _parts(parameters)
+        self._open: list[int] = []
+        self._next = 0
+        self._works: list[dist.Work] = []
+        for place, part in enumerate(self._parts):
+            for parameter in part:
+                parameter.register_post_accumulate_grad_hook(partial(self._ready, place))
+
+    def begin_in_next_pass(self) -> None:
+        """In the backward pass that comes, the last one, a part is exchanged as soon as its gradients are there."""
+        self._open = [len(part) for part in self._parts]
+
+    def begin_rest(self) -> None:
+        """Exchange what has not begun; without a gradient a parameter counts as zeros: it may have one elsewhere."""
+        self._open = []
+        while self._next < len(self._parts):
+            self._begin_next()
+
+    def finish(self) -> None:
+        """The gradients are the sums for all that is started on the device afterwards."""
+        for work in self._works:
             work.wait()
+        self._works, self._next = [], 0
 
-    return finish
+    def _ready(self, place: int, _: Tensor) -> None:
+        if not self._open:
+            return
+        self._open[place] -= 1
+        while self._next < len(self._parts) and self._open[self._next] == 0:  # in one order on all processes
+            self._begin_next()
+
+    def _begin_next(self) -> None:
+        part = self._parts[self._next]
+        self._next += 1
+        for parameter in part:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [cast(Tensor, parameter.grad) for parameter in part]
+        group = cast(dist.ProcessGroup, dist.group.WORLD)
+        for dtype in {each.dtype: None for each in gradients}:
+            options = dist.AllreduceCoalescedOptions()
+            options.asyncOp = True
+            # One call for all of a dtype, large and small.
+            self._works.append(
+                group.allreduce_coalesced([each for each in gradients if each.dtype == dtype], options)
+            )
+
+
+def _parts(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Parts of about the same number of bytes, in the order of a backward pass."""
+    sizes = [parameter.numel() * parameter.element_size() for parameter in parameters]
+    enough = max(sum(sizes) / NUM_PARTS, LEAST_BYTES)
+    parts: list[list[nn.Parameter]] = [[]]
+    held = 0
+    for parameter, size in zip(reversed(parameters), reversed(sizes), strict=True):
+        if held >= enough:
+            parts.append([])
+            held = 0
+        parts[-1].append(parameter)
+        held += size
+    return parts
 
 
 def share_weights(module: nn.Module) -> None:

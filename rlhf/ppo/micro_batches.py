@@ -1,18 +1,19 @@
 """Which rows go through the model together: rows of like length, so many that they fit the device's memory."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from rlhf.errors import TrainingError
+from rlhf.models.transfer import OnItsWay
 from rlhf.ppo.episodes import Rollout
 from rlhf.ppo.exchange import least_of_all
 from rlhf.recipe.ppo import PPOSection
 
 _UNBOUNDED = 2**62
-_Found = TypeVar("_Found")
 
 
 class MicroBatches:
@@ -85,32 +86,38 @@ class MicroBatches:
 def pass_without_gradient(
     parts: Sequence[list[int]],
     lengths: Sequence[tuple[int, int]],
-    work: Callable[[list[int]], Sequence[_Found]],
-) -> dict[int, _Found]:
-    """What `work` gives for each row of the micro-batches; one that memory does not hold is cut in halves.
+    work: Callable[[list[int]], tuple[Tensor, ...]],
+) -> dict[int, tuple[Tensor, ...]]:
+    """What `work` gives for each row of the micro-batches, on the CPU; one that memory does not hold is cut in halves.
+
+    All are passed before the first is looked at, so that the device has the next one when it is done with one.
 
     Args:
         parts: micro-batches.
         lengths: see `MicroBatches.split`.
-        work: a pass that no other process waits for.
+        work: a pass that no other process waits for: rows -> tensors whose first dimension they are.
 
     Raises:
         TrainingError: a single row does not fit.
     """
-    results: dict[int, _Found] = {}
+    passed: list[tuple[list[int], list[OnItsWay]]] = []
     waiting = [*parts]
     while waiting:
         rows = waiting.pop()
-        found: Sequence[_Found] | None = None
+        found: list[OnItsWay] | None = None
         try:
-            found = work(rows)
+            found = [OnItsWay(tensor) for tensor in work(rows)]
         except torch.OutOfMemoryError:
             require_divisible(rows, lengths)
         if found is None:  # behind the handler, which still holds what did not fit
             torch.cuda.empty_cache()
             waiting += [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
         else:
-            results |= dict(zip(rows, found, strict=True))
+            passed.append((rows, found))
+    results: dict[int, tuple[Tensor, ...]] = {}
+    for rows, found in passed:
+        tensors = [each.arrived() for each in found]
+        results |= {row: tuple(each[place] for each in tensors) for place, row in enumerate(rows)}
     return results
 
 

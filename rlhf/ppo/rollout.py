@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rlhf.models.forward import pad_left, pad_right, sequence_scores
 from rlhf.models.offload import on_device
+from rlhf.models.transfer import to_device
 from rlhf.ppo.actor_critic import ActorCritic, extent_of, response_logprobs
 from rlhf.ppo.engines.base import Generation, GenerationEngine
 from rlhf.ppo.episodes import Episode, FinishReason, Rollout, collate, gather_episodes, pad_supports
@@ -173,18 +174,19 @@ class Collector:
             for (_, prompt, _), response in zip(jobs, responses, strict=True)
         ]
 
-        def measure(rows: list[int]) -> list[_Measured]:
+        def measure(rows: list[int]) -> tuple[Tensor, ...]:
             prompts = [jobs[row][1].token_ids for row in rows]
             with self.accelerator.autocast():
                 return self._measure_rows(model, prompts, [responses[row] for row in rows])
 
         parts = self.micro_batches.split(range(len(jobs)), lengths)
         measured = pass_without_gradient(parts, lengths, measure)
-        return [measured[row] for row in range(len(jobs))]
+        return [_measured(measured[row], len(responses[row].ids)) for row in range(len(jobs))]
 
     def _measure_rows(
         self, model: ActorCritic, prompts: list[list[int]], responses: list[_Response]
-    ) -> list[_Measured]:
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probabilities, the reference's and values [B, 3, T], and bootstrap values [B]; float32."""
         device, temperature = self._device, self.section.sampling.temperature
         prompt_ids, prompt_mask = pad_left(prompts, device)
         response_ids, mask = pad_right([response.ids for response in responses], device)
@@ -196,17 +198,12 @@ class Collector:
         )
         outputs = model(*part, extent=extent)
         ref_logprobs, _ = response_logprobs(self.reference, *part, temperature=temperature, extent=extent)
+        columns = torch.stack([outputs["logprobs"], ref_logprobs, outputs["values"]], dim=1).float()
         cut = [response.finish_reason == "length" for response in responses]
-        bootstrap = [0.0] * len(responses)
-        if self.section.bootstrap_truncated and any(cut):
-            bootstrap = (
-                sequence_scores(model.critic, *part[:2], width=extent.width)
-                * torch.tensor(cut, device=device)
-            ).tolist()
-        columns = (
-            _rows(column.float(), mask) for column in (outputs["logprobs"], ref_logprobs, outputs["values"])
-        )
-        return [_Measured(*row) for row in zip(*columns, bootstrap, strict=True)]
+        if not (self.section.bootstrap_truncated and any(cut)):
+            return columns, columns.new_zeros(len(responses))
+        last = sequence_scores(model.critic, *part[:2], width=extent.width)
+        return columns, last * to_device(torch.tensor(cut), device)
 
     @staticmethod
     def _episode(job: Job, response: _Response, measured: _Measured) -> Episode:
@@ -242,6 +239,12 @@ def _responses(generation: Generation) -> list[_Response]:
         _Response(row.tolist(), each, reason, support)
         for row, each, reason, support in zip(ids, logprobs, generation.finish_reasons, supports, strict=True)
     ]
+
+
+def _measured(row: tuple[Tensor, ...], num_tokens: int) -> _Measured:
+    columns, bootstrap_value = row
+    logprobs, ref_logprobs, values = columns[:, :num_tokens].clone().numpy()
+    return _Measured(logprobs, ref_logprobs, values, float(bootstrap_value))
 
 
 def _rows(tensor: Tensor, mask: Tensor) -> list[np.ndarray]:

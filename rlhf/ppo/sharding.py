@@ -62,7 +62,7 @@ def prepare(
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     """Accelerate's `prepare`, with every transformer layer a unit of its own where the weights are sharded.
 
-    Where they are whole on every process they stay unwrapped: `start_exchange` sums gradients.
+    Where they are whole on every process they stay unwrapped: `Exchange` sums gradients.
 
     Args:
         accelerator: Accelerate's handle on the processes.
@@ -151,26 +151,25 @@ def backward(accelerator: Accelerator, model: nn.Module, loss: Tensor) -> None:
         accelerator.backward(loss * accelerator.num_processes if accelerator.is_fsdp2 else loss)
 
 
-def clip(
-    accelerator: Accelerator, model: nn.Module, parameters: list[nn.Parameter], max_norm: float
-) -> float:
-    """Clip gradients to a norm over all ranks; DeepSpeed does so in its step.
+def gradient_norm(accelerator: Accelerator, model: nn.Module, parameters: list[nn.Parameter]) -> Tensor:
+    """The norm of gradients over all ranks, the same on all of them; 0-dim, and 0 without a gradient.
 
-    Returns:
-        The norm before, the same on all ranks; 0 without a gradient.
+    DeepSpeed knows that of all gradients alone, and gives it whatever the parameters.
     """
     if _is_zero(accelerator):
-        return zero.gradient_norm(model)
+        return torch.tensor(zero.gradient_norm(model), device=accelerator.device)
+    norm = torch.nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def clip(accelerator: Accelerator, parameters: list[nn.Parameter], norm: float, max_norm: float) -> None:
+    """Scale gradients of this norm down to `max_norm`; DeepSpeed does so in its step."""
+    if _is_zero(accelerator) or norm <= max_norm:
+        return
     gradients = [each.grad for each in parameters if each.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    if isinstance(norm, DTensor):
-        norm = norm.full_tensor()
-    number = float(norm)  # waits for the backward pass
-    if number > max_norm:
-        for dtype in {each.dtype for each in gradients}:  # of one dtype all in one kernel
-            same = [each for each in gradients if each.dtype == dtype]
-            torch._foreach_mul_(same, max_norm / (number + 1e-6))  # pyright: ignore[reportPrivateImportUsage]
-    return number
+    for dtype in {each.dtype for each in gradients}:  # of one dtype all in one kernel
+        same = [each for each in gradients if each.dtype == dtype]
+        torch._foreach_mul_(same, max_norm / (norm + 1e-6))  # pyright: ignore[reportPrivateImportUsage]
 
 
 def step(accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

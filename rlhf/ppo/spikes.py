@@ -42,13 +42,18 @@ class GradientNorms:
         """Restore `state_dict`."""
         self.recent = {name: list(norms) for name, norms in state.items()}
 
+    def limit(self, name: str) -> float:
+        """The largest norm that is no spike; infinity as long as there is no bound."""
+        before = self.recent.get(name, [])
+        return math.inf if self.factor is None or len(before) < NEEDED else self.factor * median(before)
+
     def _spike(self, name: str, norm: float) -> str | None:
         if not math.isfinite(norm):
             return f"gradient norm ({name}) {norm}: not finite"
-        before = self.recent.get(name, [])
-        if self.factor is None or len(before) < NEEDED:
+        if norm <= self.limit(name):
             return None
-        usual = median(before)
-        if norm <= self.factor * usual:
-            return None
-        return f"gradient norm ({name}) {norm:.4g}: above {self.factor:g} times the median {usual:.4g} of the last {len(before)}"
+        before = self.recent[name]
+        return (
+            f"gradient norm ({name}) {norm:.4g}: above {self.factor:g} times the median {median(before):.4g} "
+            f"of the last {len(before)}"
+        )

@@ -163,7 +163,7 @@ class PPOTrainer:
             "selection": self.selection.state_dict(),
             "evaluator": None if self.evaluator is None else self.evaluator.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
-            "gradient_norms": self.updater.gradient_norms.state_dict(),
+            "gradient_norms": self.updater.stepper.gradient_norms.state_dict(),
             "micro_batches": self.updater.micro_batches.state_dict(),
             "ptx": None if self.updater.ptx is None else self.updater.ptx.state_dict(),
         }
@@ -183,7 +183,7 @@ class PPOTrainer:
         self.kl.load_state_dict(state["kl"])
         self.shaping.load_state_dict(state["shaping"])
         self.selection.load_state_dict(state["selection"])
-        self.updater.gradient_norms.load_state_dict(state.get("gradient_norms", {}))
+        self.updater.stepper.gradient_norms.load_state_dict(state.get("gradient_norms", {}))
         self.updater.micro_batches.load_state_dict(state["micro_batches"])
         if self.updater.ptx is not None and state.get("ptx") is not None:
             self.updater.ptx.load_state_dict(state["ptx"])

@@ -53,8 +53,8 @@ def _run(run_folder: Path, stage: Stage) -> bool:
     from rlhf.stages.footprint import peak_memory
     from rlhf.stages.sharded import prepare_process, require_device_for_offload
 
-    prepare_process()
     context = StageContext.read(run_folder, stage)
+    prepare_process(context.recipe.launch)
     require_device_for_offload(context.recipe.launch)
     if stage == "sft":
         from rlhf.stages.sft import run

@@ -77,7 +77,7 @@ def run(context: StageContext) -> bool:
 
 
 def _accelerator(context: StageContext, section: PPOSection) -> Accelerator:
-    prepare_process()
+    prepare_process(context.recipe.launch)
     # Accelerate takes DeepSpeed from the environment only where it is not told that this is a CPU.
     on_cpu = not torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true"
     group = InitProcessGroupKwargs(timeout=_patience(section))

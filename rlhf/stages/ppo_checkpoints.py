@@ -1,5 +1,6 @@
 """What becomes of a PPO step: metrics, rollout records in Parquet, tables of samples, checkpoints; and resuming from the newest one."""
 
+import gc
 from collections.abc import Collection
 from functools import partial
 
@@ -43,6 +44,7 @@ class PPOSink:
         self.tokenizer = tokenizer
         self.checkpoints = context.checkpoints
         self.metrics: MetricsLog | None = None
+        self._has_recorded = False
 
     def resume(self, trainer: PPOTrainer) -> None:
         """Go on from the newest complete checkpoint, if there is one; every rank must find the same.
@@ -110,6 +112,12 @@ class PPOSink:
     def record(self, step: int, rollout: Rollout, computed: dict[str, Tensor], kl_coef: float) -> None:
         """Write this rank's share of the step's rollouts."""
         accelerator = self.accelerator
+        if not self._has_recorded:
+            # Models, imports and what a first step compiles stay: looking through them for garbage takes half a second
+            # each time, in which all ranks wait for the one that does.
+            gc.collect()
+            gc.freeze()
+            self._has_recorded = True
         write_rollout(
             self.context,
             self.tokenizer,

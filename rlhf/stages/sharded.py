@@ -26,7 +26,11 @@ _ZERO_PARTS = "*/*_optim_states.pt"
 _ZERO12, _ZERO3, _FSDP2, _DDP = "zero1 or zero2", "zero3", "fsdp2", "ddp"
 
 
-def prepare_process() -> None:
+THREADS_BESIDE_A_GPU = 4
+"""Of the CPU's own operations. More of them wait for each other by spinning: two runs on one machine halved each other."""
+
+
+def prepare_process(launch: LaunchSection | None = None) -> None:
     """Set what must be set before a model runs or DeepSpeed is imported.
 
     DeepSpeed takes a GPU for granted, and is told where there is none. cuDNN's attention is switched off: from PyTorch
@@ -36,6 +40,8 @@ def prepare_process() -> None:
     torch.backends.cuda.enable_cudnn_sdp(False)
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    elif launch is None or not launch.cpu_offload:  # whose optimizer is the CPU's work
+        torch.set_num_threads(min(torch.get_num_threads(), THREADS_BESIDE_A_GPU))
 
 
 def require_device_for_offload(launch: LaunchSection) -> None:

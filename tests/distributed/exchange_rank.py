@@ -7,7 +7,8 @@ import torch
 from accelerate import PartialState
 from torch import nn
 
-from rlhf.ppo.exchange import least_of_all, share_weights, start_exchange
+from rlhf.ppo import exchange
+from rlhf.ppo.exchange import Exchange, least_of_all, share_weights
 from rlhf.stages.ending import end_in_order
 
 
@@ -20,6 +21,38 @@ def gradients(rank: int) -> list[torch.Tensor | None]:
 
     made = [random(600, 500), random(3), random(7, 2), random(5).bfloat16(), random(800, 400).T, random(4)]
     return [*made, random(6) if rank == 0 else None, None]
+
+
+def while_passing(rank: int) -> dict[str, object]:
+    """Two passes of four layers; the second one's parts begin while it runs, the last ones wherever it stops."""
+    exchange.LEAST_BYTES = 0
+    torch.manual_seed(0)
+    layers = nn.Sequential(*(nn.Linear(6, 6) for _ in range(4)))
+    inputs = torch.randn(2, 6) + rank
+    found: dict[str, object] = {}
+    for stops in (False, True):
+        layers.zero_grad(set_to_none=True)
+        summed = Exchange(list(layers.parameters()))
+        layers(inputs).sum().backward()
+        summed.begin_in_next_pass()
+        handle = layers[1].weight.register_hook(stop) if stops and rank == 1 else None
+        try:
+            layers(inputs).sum().backward()
+        except torch.OutOfMemoryError:
+            found["stopped"] = True
+        begun = summed._next
+        summed.begin_rest()
+        summed.finish()
+        found[f"begun {stops}"] = begun
+        found[f"sums {stops}"] = [parameter.grad.clone() for parameter in layers.parameters()]
+        if handle is not None:
+            handle.remove()
+    return found
+
+
+def stop(gradient: torch.Tensor) -> None:
+    """A device that is full."""
+    raise torch.OutOfMemoryError("planted")
 
 
 def main(folder: Path) -> None:
@@ -35,15 +68,18 @@ def main(folder: Path) -> None:
     ]
     for parameter, gradient in zip(parameters, mine, strict=True):
         parameter.grad = gradient
-    first, second = start_exchange(parameters[:3]), start_exchange(parameters[3:])
-    first()
-    second()
+    first, second = Exchange(parameters[:3]), Exchange(parameters[3:])
+    first.begin_rest()
+    second.begin_rest()
+    first.finish()
+    second.finish()
     module = nn.ParameterList(parameters)
     module[0].requires_grad_(False)
     share_weights(module)
     note = {
         "processes": state.num_processes,
         "gradients": [parameter.grad for parameter in parameters],
+        "while_passing": while_passing(rank),
         "least": [least_of_all(7 + rank), least_of_all(9 - 4 * rank)],
         "weights": [float(parameter.flatten()[0]) for parameter in parameters],
     }

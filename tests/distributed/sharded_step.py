@@ -15,6 +15,7 @@ from accelerate import PartialState
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig
 
+from rlhf.ppo import exchange
 from rlhf.ppo.actor_critic import ActorCritic
 from rlhf.ppo.engines.graph import GraphEngine
 from rlhf.ppo.engines.hf import HFEngine
@@ -83,11 +84,13 @@ def episode(model: ActorCritic, index: int, length: int) -> Episode:
 def main(folder: Path) -> None:
     """Prepare, generate, update, write down."""
     prepare_process()
+    exchange.LEAST_BYTES = 0  # several parts
     cpu = os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true"
     PartialState(cpu=cpu)
     let_cpus_shard()
     accelerator = PPOAccelerator(cpu=cpu)
-    fails = os.environ.get("OUT_OF_MEMORY")  # a rank, or nobody; each has rows for several micro-batches then
+    # A rank and where, or nobody; each has rows for several micro-batches then.
+    fails = os.environ.get("OUT_OF_MEMORY")
     section = SECTION.model_copy(update={"per_device_batch_size": 2}) if fails else SECTION
     prepare_accelerator(accelerator, section)
     whole = models()
@@ -98,9 +101,11 @@ def main(folder: Path) -> None:
         {"params": list(part.parameters()), "role": role}
         for role, part in (("policy", whole.policy), ("critic", whole.critic))
     ]
-    optimizer = torch.optim.AdamW(groups, lr=SECTION.learning_rate, eps=SECTION.adam_eps, weight_decay=0.0)
-    if fails == str(accelerator.process_index):
-        run_out_once(whole)
+    optimizer = torch.optim.AdamW(
+        groups, lr=SECTION.learning_rate, eps=SECTION.adam_eps, weight_decay=0.0, fused=True
+    )
+    if fails in (f"{accelerator.process_index} forward", f"{accelerator.process_index} backward"):
+        run_out_once(whole, fails.split()[1])
     model, prepared = prepare(accelerator, whole, optimizer)
     inner = cast(ActorCritic, accelerator.unwrap_model(model))
     held = sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel() for p in inner.parameters())
@@ -134,17 +139,23 @@ def main(folder: Path) -> None:
     end_in_order(0)
 
 
-def run_out_once(model: ActorCritic) -> None:
-    """Let the first forward pass of training find no memory."""
-    real, seen = model.forward, []
+def run_out_once(model: ActorCritic, where: str) -> None:
+    """Let the first forward pass of training find no memory, or the critic's second backward pass in its middle layer."""
+    real, seen = model.forward, list[str]()
 
     def forward(*args: Any, **named: Any) -> Any:
-        if torch.is_grad_enabled() and not seen:
-            seen.append(True)
+        if torch.is_grad_enabled() and where == "forward" and not seen:
+            seen.append("forward")
             raise torch.OutOfMemoryError("planted")
         return real(*args, **named)
 
+    def backward(gradient: torch.Tensor) -> None:
+        seen.append("backward")
+        if where == "backward" and len(seen) == 2:
+            raise torch.OutOfMemoryError("planted")
+
     cast(Any, model).forward = forward
+    cast(Any, model.critic).model.layers[1].mlp.up_proj.weight.register_hook(backward)
 
 
 def generate(engine: Any, model: ActorCritic, num_tokens: int) -> dict[str, Any]:

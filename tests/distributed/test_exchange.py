@@ -12,19 +12,44 @@ from tiny import environment
 pytestmark = pytest.mark.distributed
 
 
-def test_gradients_of_all_kinds_become_their_sum_on_both(tmp_path):
+def ran(folder):
+    """What each of the two wrote down."""
     script = Path(__file__).with_name("exchange_rank.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    subprocess.run([*command, str(script), str(tmp_path)], env=environment(), timeout=120, check=True)
+    subprocess.run([*command, str(script), str(folder)], env=environment(), timeout=120, check=True)
+    return [torch.load(folder / f"rank-{rank}.pt") for rank in (0, 1)]
+
+
+def test_gradients_of_all_kinds_become_their_sum_on_both(tmp_path):
+    both = ran(tmp_path)
     wanted = []
     for one, two in zip(gradients(0), gradients(1), strict=True):
         parts = [each for each in (one, two) if each is not None]
         wanted.append(sum(parts) if parts else torch.zeros(6))
-    for rank in (0, 1):
-        note = torch.load(tmp_path / f"rank-{rank}.pt")
+    for rank, note in enumerate(both):
         assert note["processes"] == 2
         for got, expected in zip(note["gradients"], wanted, strict=True):
             assert got.dtype == expected.dtype
             assert torch.equal(got, expected)
         assert note["least"] == [7, 5]
         assert note["weights"] == [float(rank), *[0.0] * 7], "the first is frozen, and stays as it was loaded"
+
+
+def test_parts_are_exchanged_while_the_last_pass_runs_and_none_waits_where_it_stops(tmp_path):
+    found = [note["while_passing"] for note in ran(tmp_path)]
+    torch.manual_seed(0)
+    layers = torch.nn.Sequential(*(torch.nn.Linear(6, 6) for _ in range(4)))
+    inputs = torch.randn(2, 6)
+    for _ in range(2):
+        layers(torch.cat([inputs, inputs + 1])).sum().backward()
+    for rank, each in enumerate(found):
+        assert each["begun False"] == 4
+        assert each["begun True"] == (2 if rank == 1 else 4)
+        assert each.get("stopped", False) == (rank == 1)
+        for parameter, total in zip(layers.parameters(), each["sums False"], strict=True):
+            assert torch.allclose(total, parameter.grad, rtol=1e-5)
+    # What was whole when the pass stopped is the sum, of the last two layers.
+    for mine, other in zip(found[0]["sums True"], found[1]["sums True"], strict=True):
+        assert torch.equal(mine, other)
+    for total, wanted in zip(found[0]["sums True"][4:], found[0]["sums False"][4:], strict=True):
+        assert torch.equal(total, wanted)

@@ -56,6 +56,7 @@ def torchrun(script, folder, strategy, processes, config, *stages, timeout=400):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
 
 
 def notes(folder, processes):
@@ -122,17 +123,17 @@ def test_a_step_on_ragged_lengths_equals_that_of_one_whole_process(strategy, who
 
 
 def test_where_one_process_runs_out_of_memory_both_pass_anew_and_none_waits(start, tmp_path, monkeypatch):
-    for fails in ("nobody", "1"):
+    cases = {"nobody": 0, "1 forward": 1, "0 backward": 1}
+    for fails, times in cases.items():
         folder = tmp_path / fails
         folder.mkdir()
         monkeypatch.setenv("OUT_OF_MEMORY", fails)
-        torchrun("sharded_step.py", folder, "ddp", 2, tmp_path / "none.json", timeout=120)
+        said = torchrun("sharded_step.py", folder, "ddp", 2, tmp_path / "none.json", timeout=120)
+        assert said.count("out of memory") == times
         ran_as = [(note["processes"], note["wrapper"]) for note in notes(folder, 2)]
         assert ran_as == [(2, "ActorCritic")] * 2
-    wanted, found = (
-        change(load_file(tmp_path / fails / "after.safetensors"), start) for fails in ("nobody", "1")
-    )
-    assert float((found - wanted).norm() / wanted.norm()) < 1e-5
+    wanted, *found = (change(load_file(tmp_path / fails / "after.safetensors"), start) for fails in cases)
+    assert all(float((each - wanted).norm() / wanted.norm()) < 1e-5 for each in found)
 
 
 @pytest.fixture(scope="module")

@@ -106,6 +106,7 @@ class TinyTask:
             lr=section.learning_rate,
             eps=section.adam_eps,
             weight_decay=0.0,
+            fused=True,
         )
         updater = Updater(section, accelerator=accelerator, model=self.model, optimizer=optimizer, seed=seed)
         return PPOTrainer(

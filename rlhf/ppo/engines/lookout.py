@@ -1,7 +1,8 @@
 """Who has ended, as the host sees it without stopping the device: each look shows what the one before asked for."""
 
-import torch
 from torch import Tensor
+
+from rlhf.models.transfer import OnItsWay
 
 Held = set[tuple[int, int]]
 """(slot, row) of responses."""
@@ -17,7 +18,7 @@ class Lookout:
     def __init__(self, ended: Tensor) -> None:
         self._ended = ended
         self._on_gpu = ended.device.type == "cuda"
-        self._asked: tuple[Tensor, torch.cuda.Event, Held] | None = None
+        self._asked: tuple[OnItsWay, Held] | None = None
 
     def look(self, row_of: dict[int, int]) -> Held:
         """Which responses have ended: on a GPU at the look before this one, on a CPU now.
@@ -25,20 +26,13 @@ class Lookout:
         Args:
             row_of: slot -> row of now. A slot that has been given away since shows nothing.
         """
-        held = set(row_of.items())
+        now = (OnItsWay(self._ended), set(row_of.items()))
         if not self._on_gpu:
-            return _ended(self._ended, held)
-        flags = torch.empty(self._ended.shape, dtype=torch.bool, pin_memory=True)
-        flags.copy_(self._ended, non_blocking=True)
-        event = torch.cuda.Event()
-        event.record()
-        before, self._asked = self._asked, (flags, event, held)
-        if before is None:
-            return set()
-        before[1].synchronize()
-        return _ended(before[0], before[2])
+            return _ended(*now)
+        before, self._asked = self._asked, now
+        return set() if before is None else _ended(*before)
 
 
-def _ended(flags: Tensor, held: Held) -> Held:
-    ended = flags.tolist()
+def _ended(flags: OnItsWay, held: Held) -> Held:
+    ended = flags.arrived().tolist()
     return {(slot, row) for slot, row in held if ended[slot]}

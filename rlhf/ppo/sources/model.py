@@ -66,9 +66,9 @@ class ModelSource:
         parts = self.micro_batches.split(range(len(sequences)), lengths, max_rows=self.batch_size)
         with on_device(self.model, self.device):
             scores = pass_without_gradient(
-                parts, lengths, lambda rows: scores_together(self.model, [sequences[row] for row in rows])
+                parts, lengths, lambda rows: (scores_together(self.model, [sequences[row] for row in rows]),)
             )
-        return [scores[row] for row in range(len(sequences))]
+        return [float(scores[row][0]) for row in range(len(sequences))]
 
 
 class AsSampled:

@@ -93,10 +93,10 @@ def test_a_single_response_that_does_not_fit_is_an_error_with_remedies(monkeypat
 
 
 def test_where_passes_talk_to_other_ranks_running_out_is_the_devices_own_error(monkeypatch):
+    monkeypatch.setattr("rlhf.ppo.passes.passes_talk", lambda accelerator: True)
     ppo = TinyPPO(section_of(per_device_batch_size=8))
     rollout = ppo.collect()
     small_device(ppo, 1, monkeypatch)
-    monkeypatch.setattr("rlhf.ppo.update.passes_talk", lambda accelerator: True)
     with pytest.raises(torch.OutOfMemoryError):
         ppo.updater.update(rollout, *made_up_targets(rollout), 0)
 

@@ -151,7 +151,7 @@ class Spy(nn.Module):
 def test_the_support_goes_to_the_model_where_there_is_one():
     ppo = knobs(per_device_batch_size=8, **ANY_RATIO)
     rollout = ppo.collect()
-    ppo.updater.model = spy = Spy(ppo.model)
+    ppo.updater.passes.model = spy = Spy(ppo.model)
     ppo.updater.update(rollout, *made_up_targets(rollout), 0)
     assert all(call["support"] is None for call in spy.calls)
     episodes = [

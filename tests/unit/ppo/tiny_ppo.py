@@ -128,6 +128,7 @@ class TinyPPO:
             lr=section.learning_rate,
             eps=section.adam_eps,
             weight_decay=section.weight_decay,
+            fused=True,
         )
         self.collector = Collector(
             self.section,

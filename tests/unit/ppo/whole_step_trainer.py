@@ -188,7 +188,11 @@ def section_of(settings, knobs):
 def adamw(groups, section):
     """The optimizer of a stage."""
     return torch.optim.AdamW(
-        groups, lr=section.learning_rate, eps=section.adam_eps, weight_decay=section.weight_decay
+        groups,
+        lr=section.learning_rate,
+        eps=section.adam_eps,
+        weight_decay=section.weight_decay,
+        fused=True,
     )
 
 

@@ -1,0 +1,149 @@
+"""Where the device decides whether a step is made, the host reads a minibatch's numbers while the next one passes."""
+
+import math
+
+import pytest
+import torch
+from knobs_ppo import ANY_RATIO
+from tiny_ppo import TinyPPO, made_up_targets, section_of
+
+from rlhf.models.transfer import OnItsWay
+from rlhf.ppo.nonfinite import NonFiniteError, UpdateError
+from rlhf.ppo.passes import Passes
+from rlhf.ppo.prompts import permutation
+from rlhf.ppo.spikes import NEEDED
+from rlhf.ppo.stepping import Stepper
+
+
+def two_minibatches(**changes):
+    return TinyPPO(section_of(learning_rate=1e-2, num_minibatches=2, num_epochs=1, **changes))
+
+
+def state(ppo):
+    """Weights, moments and step counts."""
+    moments = {
+        f"{place}/{name}": value.clone()
+        for place, values in ppo.optimizer.state_dict()["state"].items()
+        for name, value in values.items()
+    }
+    return ppo.weights() | moments
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.mark.parametrize("max_grad_norm", [1e6, 0.05])
+def test_it_steps_as_where_the_host_decides(max_grad_norm):
+    found = []
+    for on_device in (True, False):
+        ppo = TinyPPO(
+            section_of(learning_rate=1e-2, num_minibatches=2, num_epochs=2, max_grad_norm=max_grad_norm)
+        )
+        rollout = ppo.collect()
+        assert ppo.updater.stepper.decides_on_device
+        ppo.updater.stepper.decides_on_device = on_device
+        found.append((ppo.updater.update(rollout, *made_up_targets(rollout), 0), state(ppo)))
+    (stats, weights), (host_stats, host_weights) = found
+    assert stats == pytest.approx(host_stats, rel=1e-5, abs=1e-7)
+    assert stats["policy/num_updates"] == 4
+    for name, value in weights.items():
+        assert torch.allclose(value, host_weights[name], rtol=1e-5, atol=1e-6), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({}, "returns"),
+        ({}, "gradient"),
+        ({"spike_factor": 10.0}, "spike"),
+        ({"target_kl": 1e-12, **ANY_RATIO}, "kl"),
+    ],
+)
+def test_a_bad_minibatch_leaves_weights_moments_and_counts_as_they_were(changes, what, monkeypatch):
+    ppo = two_minibatches(**changes)
+    rollout = ppo.collect()
+    advantages, returns = made_up_targets(rollout)
+    second = permutation(8, 11, 0, 0).tolist()[4:]
+    if what == "returns":
+        returns[second[0], 0] = math.nan
+    states = []
+    real = Stepper.step_if_good
+
+    def watched(self, losses, norms):
+        if what == "gradient":
+            norms = {"policy": norms["policy"] * math.inf}
+        states.append(state(ppo))
+        real(self, losses, norms)
+        states.append(state(ppo))
+
+    monkeypatch.setattr(Stepper, "step_if_good", watched)
+    if what == "spike":
+        ppo.updater.stepper.gradient_norms.recent["policy"] = [1e-6] * NEEDED
+        monkeypatch.setattr(ppo.updater.stepper.gradient_norms, "spike", lambda norms: None)
+    expected = {"returns": NonFiniteError}.get(what)
+    if expected is None:
+        stats = ppo.updater.update(rollout, advantages, returns, 0)
+        assert stats["policy/epochs_stopped_early"] == (what == "kl")
+        assert stats["policy/num_updates"] == (1 if what == "kl" else 2)
+    else:
+        with pytest.raises(expected) as caught:
+            ppo.updater.update(rollout, advantages, returns, 0)
+        assert second[0] in caught.value.rows
+    before, after = states
+    assert same(before, after)
+
+
+def test_a_good_minibatch_does_not():
+    ppo = two_minibatches()
+    rollout = ppo.collect()
+    before = state(ppo)
+    stats = ppo.updater.update(rollout, *made_up_targets(rollout), 0)
+    assert stats["policy/num_updates"] == 2
+    after = state(ppo)
+    assert not any(torch.equal(value, after[name]) for name, value in before.items() if "norm" not in name)
+    assert {float(value) for name, value in after.items() if name.endswith("/step")} == {2.0}
+
+
+def test_a_spike_of_the_second_minibatch_is_an_error_that_names_its_rows():
+    ppo = two_minibatches(spike_factor=10.0)
+    rollout = ppo.collect()
+    advantages, returns = made_up_targets(rollout)
+    second = permutation(8, 11, 0, 0).tolist()[4:]
+    returns[second] *= 1e4
+    ppo.updater.stepper.gradient_norms.recent["policy"] = [10.0] * NEEDED
+    with pytest.raises(UpdateError, match="times the median") as caught:
+        ppo.updater.update(rollout, advantages, returns, 0)
+    assert caught.value.rows == sorted(second)
+    assert {float(value) for name, value in state(ppo).items() if name.endswith("/step")} == {1.0}
+
+
+def test_numbers_are_read_behind_the_next_pass(monkeypatch):
+    ppo = TinyPPO(section_of(num_minibatches=2, num_epochs=2))
+    rollout = ppo.collect()
+    events = []
+    passing, reading, stepping = Passes.of, OnItsWay.arrived, Stepper.step_if_good
+    monkeypatch.setattr(Passes, "of", lambda *given: events.append("pass") or passing(*given))
+    monkeypatch.setattr(OnItsWay, "arrived", lambda self: events.append("read") or reading(self))
+    monkeypatch.setattr(Stepper, "step_if_good", lambda *given: events.append("step") or stepping(*given))
+    ppo.updater.update(rollout, *made_up_targets(rollout), 0)
+    assert events == ["pass", "read", "pass", "step", "pass", "read", "step", "pass", "read", "step", "read"]
+
+
+def test_a_kl_above_the_target_is_found_behind_the_next_pass_whose_gradients_are_dropped():
+    ppo = TinyPPO(section_of(learning_rate=1e-2, num_minibatches=2, num_epochs=2, target_kl=1e-8))
+    rollout = ppo.collect()
+    stats = ppo.updater.update(rollout, *made_up_targets(rollout), 0)
+    assert (stats["policy/num_updates"], stats["policy/epochs_stopped_early"]) == (1, 1)
+    assert all(parameter.grad is None for parameter in ppo.model.parameters())
+    assert {float(value) for name, value in state(ppo).items() if name.endswith("/step")} == {1.0}
+
+
+def test_the_host_decides_where_the_device_cannot():
+    kinds = {"joint": True, "per_role": False}
+    for kind, expected in kinds.items():
+        assert TinyPPO(section_of(clip_gradients=kind)).updater.stepper.decides_on_device == expected
+    ppo = TinyPPO(section_of())
+    plain = torch.optim.AdamW([{"params": list(ppo.model.parameters()), "role": "policy"}])
+    stepper = Stepper(ppo.section, accelerator=ppo.accelerator, model=ppo.model, optimizer=plain)
+    assert not stepper.decides_on_device
