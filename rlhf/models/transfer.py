@@ -22,11 +22,8 @@ class OnItsWay:
     def __init__(self, tensor: Tensor) -> None:
         on_gpu = tensor.device.type == "cuda"
         self._there = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=on_gpu)
-        self._there.copy_(tensor, non_blocking=True)
-        self._event: torch.cuda.Event | None = None
-        if on_gpu:
-            self._event = torch.cuda.Event()
-            self._event.record()
+        self._there.copy_(tensor, non_blocking=on_gpu)
+        self._event = torch.cuda.current_stream(tensor.device).record_event() if on_gpu else None
 
     def arrived(self) -> Tensor:
         """It, on the CPU, once it is there; what the device was given later is not waited for."""

@@ -177,5 +177,5 @@ def stage_environment(recipe: Recipe) -> dict[str, str]:
         environment["CUDA_VISIBLE_DEVICES"] = visible.partition(",")[0]
     else:
         # torchrun would set it to 1: share the cores instead.
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // launch.num_processes)))
+        environment.setdefault("OMP_NUM_THREADS", str(launch.cores_of_each))
     return environment

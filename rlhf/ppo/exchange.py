@@ -27,7 +27,7 @@ class Exchange:
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         self._parts = _parts(parameters)
-        self._open: list[int] = []
+        self._missing: list[set[Tensor]] = []
         self._next = 0
         self._works: list[dist.Work] = []
         for place, part in enumerate(self._parts):
@@ -36,11 +36,11 @@ class Exchange:
 
     def begin_in_next_pass(self) -> None:
         """In the backward pass that comes, the last one, a part is exchanged as soon as its gradients are there."""
-        self._open = [len(part) for part in self._parts]
+        self._missing = [set(part) for part in self._parts]
 
     def begin_rest(self) -> None:
         """Exchange what has not begun; without a gradient a parameter counts as zeros: it may have one elsewhere."""
-        self._open = []
+        self._missing = []
         while self._next < len(self._parts):
             self._begin_next()
 
@@ -50,21 +50,27 @@ class Exchange:
             work.wait()
         self._works, self._next = [], 0
 
-    def _ready(self, place: int, _: Tensor) -> None:
-        if not self._open:
+    def _ready(self, place: int, parameter: Tensor) -> None:
+        if not self._missing:
             return
-        self._open[place] -= 1
-        while self._next < len(self._parts) and self._open[self._next] == 0:  # in one order on all processes
+        if place < self._next:
+            raise RuntimeError(
+                "a gradient that had been exchanged was added to: one pass went through it twice"
+            )
+        self._missing[place].discard(parameter)
+        while (
+            self._next < len(self._parts) and not self._missing[self._next]
+        ):  # in one order on all processes
             self._begin_next()
 
     def _begin_next(self) -> None:
         part = self._parts[self._next]
-        self._next += 1
         for parameter in part:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [cast(Tensor, parameter.grad) for parameter in part]
         group = cast(dist.ProcessGroup, dist.group.WORLD)
+        self._next += 1
         for dtype in {each.dtype: None for each in gradients}:
             options = dist.AllreduceCoalescedOptions()
             options.asyncOp = True

@@ -83,6 +83,8 @@ class Passes:
         for roles in [ROLES] if self._together else alone:
             exchange = self._exchanges.get(roles)
             failed = failed or self._pass_each(shared, passed, lengths, num_tokens, roles, exchange)
+            if failed:
+                require_divisible(failed, lengths)
             if exchange is not None:  # also of what is dropped next: the others wait for it
                 exchange.begin_rest()
         ran_out = not self._together and self._ran_out(failed, lengths)
@@ -139,8 +141,6 @@ class Passes:
 
     def _ran_out(self, failed: list[int], lengths: list[tuple[int, int]]) -> bool:
         """Whether memory ran out on any rank; micro-batches are cut finer then."""
-        if failed:
-            require_divisible(failed, lengths)
         tokens = padded_tokens(failed, lengths) if failed else None
         return self.micro_batches.shrink(tokens, self.accelerator)
 

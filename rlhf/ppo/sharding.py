@@ -152,14 +152,19 @@ def backward(accelerator: Accelerator, model: nn.Module, loss: Tensor) -> None:
 
 
 def gradient_norm(accelerator: Accelerator, model: nn.Module, parameters: list[nn.Parameter]) -> Tensor:
-    """The norm of gradients over all ranks, the same on all of them; 0-dim, and 0 without a gradient.
+    """The norm of gradients over all ranks, the same on all of them; 0 without a gradient.
 
     DeepSpeed knows that of all gradients alone, and gives it whatever the parameters.
+
+    Returns:
+        0-dim float32 on the process's device, also where gradients lie elsewhere (`launch.cpu_offload`).
     """
     if _is_zero(accelerator):
-        return torch.tensor(zero.gradient_norm(model), device=accelerator.device)
-    norm = torch.nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+        norm = torch.tensor(zero.gradient_norm(model))
+    else:
+        norm = torch.nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    return norm.to(accelerator.device, torch.float32)
 
 
 def clip(accelerator: Accelerator, parameters: list[nn.Parameter], norm: float, max_norm: float) -> None:

@@ -31,7 +31,7 @@ class Stepper:
 
     Attributes:
         gradient_norms: of the updates made; part of a checkpoint.
-        decides_on_device: whether `step_if_good` can be called: a fused optimizer, whole weights and one norm.
+        decides_on_device: whether `step_if` can be called: a fused optimizer, whole weights and one norm.
     """
 
     def __init__(
@@ -73,26 +73,35 @@ class Stepper:
         hold_frozen_groups(self.optimizer)
         step(self.accelerator, self.model, self.optimizer)
 
-    def step_if_good(self, losses: Mapping[str, Tensor], norms: Mapping[str, Tensor]) -> None:
-        """As `step`, and nothing at all where a loss or norm is bad; the host learns of it when it reads the numbers.
+    def is_good(self, losses: Mapping[str, Tensor], norms: Mapping[str, Tensor]) -> Tensor:
+        """Whether a step may be made, as a number of the device: 0-dim bool.
+
+        Args:
+            losses: what must be finite, and `approxkl` at most `target_kl`; 0-dim, on the device.
+            norms: as `norms` gave them; finite, and no spike.
+        """
+        most = {name: math.inf for name in losses}
+        if self.section.target_kl is not None:
+            most["approxkl"] = self.section.target_kl
+        limits = [*most.values(), *map(self.gradient_norms.limit, norms)]
+        found = torch.stack([*losses.values(), *norms.values()]).double()
+        bounds = to_device(torch.tensor(limits, dtype=torch.float64), found.device)
+        return (torch.isfinite(found) & (found <= bounds)).all()
+
+    def step_if(self, is_good: Tensor, norms: Mapping[str, Tensor]) -> None:
+        """As `step`, or nothing at all, as the device decides; the host need not know.
 
         A fused AdamW divides gradients by one number and leaves out its step by another, as torch.amp.GradScaler asks.
 
         Args:
-            losses: what must be finite, and `approxkl` at most `target_kl`; 0-dim, on the device.
+            is_good: 0-dim bool, on the device.
             norms: as `norms` gave them.
         """
         (norm,) = norms.values()
-        most = {name: math.inf for name in losses}
-        if self.section.target_kl is not None:
-            most["approxkl"] = self.section.target_kl
-        limits = torch.tensor([*most.values(), self.gradient_norms.limit("policy")], dtype=torch.float64)
-        found = torch.stack([*losses.values(), norm]).double()
-        is_good = torch.isfinite(found) & (found <= to_device(limits, found.device))
         hold_frozen_groups(self.optimizer)
         inner = cast(Any, getattr(self.optimizer, "optimizer", self.optimizer))  # within Accelerate's wrapper
         inner.grad_scale = ((norm.double() + 1e-6) / self.section.max_grad_norm).clamp(min=1.0).float()
-        inner.found_inf = 1.0 - is_good.all().float()
+        inner.found_inf = 1.0 - is_good.float()
         try:
             step(self.accelerator, self.model, self.optimizer)
         finally:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from accelerate import Accelerator
@@ -27,7 +27,14 @@ from rlhf.recipe.ppo import PPOSection
 _CHECKED = ("loss", "approxkl", "ptx_loss")
 
 
-@dataclass(frozen=True)
+class _Account(NamedTuple):
+    """Statistics of the minibatches read, and gradient norms of those taken."""
+
+    seen: list[dict[str, float]]
+    norms: list[dict[str, float]]
+
+
+@dataclass
 class _Minibatch:
     """One whose gradients are there, as soon as the device has done what it was given.
 
@@ -38,6 +45,8 @@ class _Minibatch:
         numbers: 0-dim statistics of the whole minibatch, on the device.
         norms: 0-dim, of its gradients before clipping.
         shown: `numbers`, then `norms`, on their way to the host.
+        is_good: 0-dim bool: whether the device takes it; None: the host decides.
+        verdict: the same, on its way to the host.
     """
 
     rows: list[int]
@@ -46,6 +55,8 @@ class _Minibatch:
     numbers: dict[str, Tensor]
     norms: dict[str, Tensor]
     shown: OnItsWay
+    is_good: Tensor | None = None
+    verdict: OnItsWay | None = None
 
     @property
     def losses(self) -> dict[str, Tensor]:
@@ -135,36 +146,32 @@ class Updater:
         shared = StepInputs(rollout, advantages, returns, step, kl_coef or 0.0, trains_policy)
         rates = set_learning_rates(self.optimizer, section, step)
         self.model.train()  # gradient checkpointing works in training mode alone
-        seen: list[dict[str, float]] = []
-        norms: list[dict[str, float]] = []
-        unread: list[_Minibatch] = []
-        stopped = False
-
-        def stops(minibatch: _Minibatch) -> bool:
-            stats, measured = self._read(shared, minibatch)
-            seen.append(stats)
-            if section.target_kl is not None and stats["approxkl"] > section.target_kl:
-                return True
-            self._require_usual(shared, minibatch, measured)
-            norms.append(measured)
-            return False
-
+        account = _Account([], [])
+        on_device = self.stepper.decides_on_device
+        stopped, unread = False, None
         for number, rows in enumerate(self._minibatches(rollout.num_episodes, step)):
             minibatch = self._accumulate(shared, rows, number)
-            unread.append(minibatch)
-            # The host looks at the first one itself. Of the others it reads while the device has the next one to pass.
-            on_device = self.stepper.decides_on_device and number > 0
-            stopped = any(stops(unread.pop(0)) for _ in range(len(unread) - on_device))
+            # The device has these passes to make while the host reads the numbers of those before.
+            stopped = unread is not None and self._stops(shared, unread, account)
+            unread = None
+            if on_device and not stopped:
+                minibatch.is_good = self.stepper.is_good(minibatch.losses, minibatch.norms)
+                minibatch.verdict = OnItsWay(minibatch.is_good)
+            if on_device and number > 0:  # the first one's ratio is checked
+                unread = minibatch
+            else:
+                stopped = self._stops(shared, minibatch, account)
             if stopped:
-                unread.clear()
+                unread = None
                 drop_gradients(self.accelerator, self.model, self.optimizer)
                 break
-            if on_device:
-                self.stepper.step_if_good(minibatch.losses, minibatch.norms)
+            if minibatch.is_good is None:
+                self.stepper.step(account.norms[-1])
             else:
-                self.stepper.step(norms[-1])
-        stopped = stopped or any(map(stops, unread))
-        return update_metrics(seen, norms, rates, stopped=stopped)
+                self.stepper.step_if(minibatch.is_good, minibatch.norms)
+        if unread is not None:
+            stopped = self._stops(shared, unread, account)
+        return update_metrics(account.seen, account.norms, rates, stopped=stopped)
 
     def _minibatches(self, num_rows: int, step: int) -> Iterator[list[int]]:
         size = num_rows // self.section.num_minibatches
@@ -199,15 +206,27 @@ class Updater:
         shown = OnItsWay(torch.stack([*numbers.values(), *norms.values()]))
         return _Minibatch(rows, number, passed, numbers, norms, shown)
 
-    def _read(self, shared: StepInputs, minibatch: _Minibatch) -> tuple[dict[str, float], dict[str, float]]:
-        """Its statistics and norms on the host; a loss that is not finite ends here, on all ranks."""
+    def _stops(self, shared: StepInputs, minibatch: _Minibatch, account: _Account) -> bool:
+        """Read a minibatch's numbers and take account of it; whether `target_kl` leaves it out.
+
+        Raises:
+            UpdateError: one that must not be taken.
+            TrainingError: the first one's ratio.
+        """
         shown = iter(minibatch.shown.arrived().tolist())
         stats = {name: next(shown) for name in minibatch.numbers}
         norms = {name: next(shown) for name in minibatch.norms}
         self._check_losses(shared, minibatch, stats)
         if minibatch.number == 0:
             check_ratio(self.section, precision(self.accelerator), stats["abs_log_ratio"], shared.number)
-        return stats, norms
+        account.seen.append(stats)
+        stops = self.section.target_kl is not None and stats["approxkl"] > self.section.target_kl
+        if not stops:
+            self._require_usual(shared, minibatch, norms)
+            account.norms.append(norms)
+        if minibatch.verdict is not None and bool(minibatch.verdict.arrived()) == stops:
+            raise RuntimeError(f"host and device differ on minibatch {minibatch.number}: {stats | norms}")
+        return stops
 
     def _require_usual(self, shared: StepInputs, minibatch: _Minibatch, norms: dict[str, float]) -> None:
         spike = self.stepper.gradient_norms.spike(norms)

@@ -1,5 +1,6 @@
 """How a stage's processes start: how many, on how many machines, and what each of them holds."""
 
+import os
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -39,6 +40,11 @@ class LaunchSection(Section):
     def world_size(self) -> int:
         """Processes on all machines together."""
         return self.num_processes * self.num_machines
+
+    @property
+    def cores_of_each(self) -> int:
+        """Of this machine, as its processes share them."""
+        return max(1, (os.cpu_count() or 1) // self.num_processes)
 
     @property
     def has_launcher(self) -> bool:

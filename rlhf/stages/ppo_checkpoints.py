@@ -101,6 +101,8 @@ class PPOSink:
             stop_or_roll_back(
                 self.context, self.section, self.accelerator, error, step=error.step + 1, rows=rows
             )
+        finally:
+            gc.unfreeze()
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Write to metrics.jsonl and the trackers."""

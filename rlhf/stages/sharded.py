@@ -40,8 +40,15 @@ def prepare_process(launch: LaunchSection | None = None) -> None:
     torch.backends.cuda.enable_cudnn_sdp(False)
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    elif launch is None or not launch.cpu_offload:  # whose optimizer is the CPU's work
+    elif launch is not None and not _wants_cores(launch):
         torch.set_num_threads(min(torch.get_num_threads(), THREADS_BESIDE_A_GPU))
+
+
+def _wants_cores(launch: LaunchSection) -> bool:
+    """Whether the optimizer is, or may be, the CPU's work, or somebody has said how many threads; the pipeline does not count."""
+    if launch.cpu_offload or launch.accelerate_config is not None:
+        return True
+    return os.environ.get("OMP_NUM_THREADS", str(launch.cores_of_each)) != str(launch.cores_of_each)
 
 
 def require_device_for_offload(launch: LaunchSection) -> None:

@@ -34,6 +34,7 @@ def while_passing(rank: int) -> dict[str, object]:
         layers.zero_grad(set_to_none=True)
         summed = Exchange(list(layers.parameters()))
         layers(inputs).sum().backward()
+        found[f"begun before {stops}"] = summed._next
         summed.begin_in_next_pass()
         handle = layers[1].weight.register_hook(stop) if stops and rank == 1 else None
         try:

@@ -43,6 +43,7 @@ def test_parts_are_exchanged_while_the_last_pass_runs_and_none_waits_where_it_st
     for _ in range(2):
         layers(torch.cat([inputs, inputs + 1])).sum().backward()
     for rank, each in enumerate(found):
+        assert each["begun before False"] == each["begun before True"] == 0
         assert each["begun False"] == 4
         assert each["begun True"] == (2 if rank == 1 else 4)
         assert each.get("stopped", False) == (rank == 1)

@@ -102,7 +102,7 @@ def made_up_rollout():
     return collate(rows)
 
 
-def test_a_whole_update_reads_its_numbers_and_waits_for_nothing_else(model):
+def test_a_whole_update_makes_nobody_wait_but_for_the_events_of_its_numbers(model):
     section = section_of(
         global_batch_size=12,
         num_minibatches=3,
@@ -132,7 +132,8 @@ def test_a_bad_minibatch_is_left_out_by_the_device(model):
         for parameter in model.parameters():
             parameter.grad = torch.ones_like(parameter)
         before = [each.detach().clone() for each in model.parameters()]
-        stepper.step_if_good({"loss": torch.tensor(loss, device="cuda")}, stepper.norms())
+        norms = stepper.norms()
+        stepper.step_if(stepper.is_good({"loss": torch.tensor(loss, device="cuda")}, norms), norms)
         equal = [torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True)]
         assert not any(equal) if moves else all(equal)
     assert {float(state["step"]) for state in optimizer.state.values()} == {1.0}
