@@ -92,6 +92,8 @@ def main(folder: Path) -> None:
     # A rank and where, or nobody; each has rows for several micro-batches then.
     fails = os.environ.get("OUT_OF_MEMORY")
     section = SECTION.model_copy(update={"per_device_batch_size": 2}) if fails else SECTION
+    if bound := os.environ.get("TARGET_KL"):
+        section = section.model_copy(update={"target_kl": float(bound), "num_epochs": 3})
     prepare_accelerator(accelerator, section)
     whole = models()
     rollout = collate(
@@ -132,6 +134,8 @@ def main(folder: Path) -> None:
         "before": before,
         "after": after,
         "norm": stats["policy/grad_norm"],
+        "updates": stats["policy/num_updates"],
+        "on_device": updater.stepper.decides_on_device,
     }
     (folder / f"rank-{accelerator.process_index}.json").write_text(json.dumps(note), encoding="utf-8")
     if accelerator.is_main_process:

@@ -136,6 +136,20 @@ def test_where_one_process_runs_out_of_memory_both_pass_anew_and_none_waits(star
     assert all(float((each - wanted).norm() / wanted.norm()) < 1e-5 for each in found)
 
 
+def test_a_minibatch_that_the_device_leaves_out_is_left_out_on_both(start, tmp_path, monkeypatch):
+    moved = []
+    for bound, processes, updates in ((1e-9, 1, 1), (1e-9, 2, 1), (1e9, 2, 3)):
+        folder = tmp_path / f"{bound}-{processes}"
+        folder.mkdir()
+        monkeypatch.setenv("TARGET_KL", str(bound))
+        torchrun("sharded_step.py", folder, "ddp", processes, tmp_path / "none.json", timeout=120)
+        for note in notes(folder, processes):
+            assert (note["processes"], note["on_device"], note["updates"]) == (processes, True, updates)
+        moved.append(change(load_file(folder / "after.safetensors"), start))
+    assert float((moved[0] - moved[1]).norm() / moved[0].norm()) < 1e-5
+    assert float((moved[2] - moved[1]).norm() / moved[1].norm()) > 0.1
+
+
 @pytest.fixture(scope="module")
 def stages(tmp_path_factory):
     """Three stages by one whole process, with full weights and with LoRA: the recipe and the artefacts."""
