@@ -11,6 +11,7 @@ from rlhf.ppo.episodes import Rollout
 from rlhf.ppo.exchange import Exchange
 from rlhf.ppo.micro_batches import MicroBatches, lengths_of, padded_tokens, require_divisible
 from rlhf.ppo.objective import objective
+from rlhf.ppo.schedule import parameters_of
 from rlhf.ppo.sharding import announce, backward, drop_gradients, passes_talk
 from rlhf.recipe.ppo import PPOSection
 
@@ -69,7 +70,7 @@ class Passes:
         self._exchanges: dict[tuple[Role, ...], Exchange] = {}
         if accelerator.num_processes > 1 and not self._together:
             for role in ROLES:
-                self._exchanges[role,] = Exchange(self._parameters_of(role))
+                self._exchanges[role,] = Exchange(parameters_of(optimizer, role))
 
     def of(self, shared: StepInputs, rows: list[int], num_tokens: int) -> Passed | None:
         """Each micro-batch of this rank with its statistics; None: memory ran out, and nothing is left of the passes.
@@ -143,10 +144,6 @@ class Passes:
         """Whether memory ran out on any rank; micro-batches are cut finer then."""
         tokens = padded_tokens(failed, lengths) if failed else None
         return self.micro_batches.shrink(tokens, self.accelerator)
-
-    def _parameters_of(self, role: Role) -> list[nn.Parameter]:
-        groups = (group for group in self.optimizer.param_groups if group["role"] == role)
-        return [parameter for group in groups for parameter in group["params"]]
 
     def _loss(
         self,

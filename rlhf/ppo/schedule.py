@@ -1,8 +1,9 @@
-"""Learning rates of policy and critic: a function of the step alone, so that a resumed run needs no state."""
+"""Parameter groups of policy and critic: whose they are, and their rates, a function of the step alone, so that a resumed run needs no state."""
 
 import math
 
 import torch
+from torch import nn
 
 from rlhf.recipe.ppo import PPOSection, Schedule
 
@@ -59,3 +60,9 @@ def hold_frozen_groups(optimizer: torch.optim.Optimizer) -> None:
         if group["lr"] == 0.0:
             for parameter in group["params"]:
                 parameter.grad = None
+
+
+def parameters_of(optimizer: torch.optim.Optimizer, role: str) -> list[nn.Parameter]:
+    """The parameters of all groups of a `role`, in their order."""
+    groups = (group for group in optimizer.param_groups if group["role"] == role)
+    return [parameter for group in groups for parameter in group["params"]]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rlhf.models.transfer import to_device
 from rlhf.ppo.actor_critic import ROLES
-from rlhf.ppo.schedule import hold_frozen_groups
+from rlhf.ppo.schedule import hold_frozen_groups, parameters_of
 from rlhf.ppo.sharding import clip, gradient_norm, passes_talk, step
 from rlhf.ppo.spikes import GradientNorms
 from rlhf.recipe.ppo import PPOSection
@@ -49,11 +49,7 @@ class Stepper:
         self.gradient_norms = GradientNorms(section.spike_factor)
         self._clipped_together = {"policy": [each for each in model.parameters() if each.requires_grad]}
         if section.clip_gradients == "per_role":
-            groups = optimizer.param_groups
-            self._clipped_together = {
-                role: [each for group in groups if group["role"] == role for each in group["params"]]
-                for role in ROLES
-            }
+            self._clipped_together = {role: parameters_of(optimizer, role) for role in ROLES}
         is_fused = all(group.get("fused") for group in optimizer.param_groups)
         self.decides_on_device = (
             is_fused and section.clip_gradients == "joint" and not passes_talk(accelerator)
