@@ -30,7 +30,6 @@ from rlhf.stages.inputs import DONE_FILE
 
 STAGES: tuple[Stage, ...] = ("sft", "reward", "ppo")
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp2")
-KINDS = ("full", "lora")
 TRAINING_STEPS = 20
 """Of SFT and the reward model, whose losses are logged every 10: the second ten are timed."""
 WORDS = re.findall(
@@ -41,6 +40,11 @@ STOPPED = 75
 _RAN_AS = re.compile(r"^runs as: (\d+) process\(es\), (\w+), (\w+)$", re.MULTILINE)
 _PEAK = re.compile(r"^rank \d+: peak memory ([0-9.]+) GiB", re.MULTILINE)
 Result = dict[str, Any]
+KINDS: dict[str, Result] = {
+    "full": {},
+    "lora": {"lora": {"r": 16}},
+    "qlora": {"lora": {"r": 16, "quantize": "nf4"}},
+}
 
 
 class Combination(NamedTuple):
@@ -93,12 +97,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--mixed-precision", choices=("auto", "bf16", "no"), default="auto")
     parser.add_argument("--gpus", type=int, default=2, help="processes (--device cpu: not for ZeRO)")
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=("ddp", *STRATEGIES[2:]))
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=("full", "lora"))
     parser.add_argument("--batch", type=int, default=8, help="rows in one pass of one process")
     parser.add_argument("--episodes", type=int, default=32, help="of a PPO step, for each process")
     parser.add_argument("--ppo-steps", type=int, default=5, help="the first one is not timed")
     parser.add_argument("--response-tokens", type=int, default=64)
     parser.add_argument("--engine", choices=("auto", "hf", "graph"), default="auto", help="of rollouts")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the recipe")
     parser.add_argument("--budget-seconds", type=float, default=540.0)
     parser.add_argument("--folder", type=Path, default=Path("bench_gpus"))
     arguments = parser.parse_args()
@@ -109,17 +114,9 @@ def _arguments() -> argparse.Namespace:
 
 
 def _setting(arguments: argparse.Namespace) -> Result:
-    names = (
-        "model",
-        "device",
-        "mixed_precision",
-        "batch",
-        "episodes",
-        "ppo_steps",
-        "response_tokens",
-        "engine",
-    )
-    return {name: getattr(arguments, name) for name in names} | {"model": str(arguments.model.absolute())}
+    others = ("tiny", "gpus", "strategies", "kinds", "budget_seconds", "folder")
+    values = {name: value for name, value in vars(arguments).items() if name not in others}
+    return values | {"model": str(arguments.model.absolute())}
 
 
 def _combinations(arguments: argparse.Namespace) -> list[Combination]:
@@ -140,7 +137,7 @@ def _measured(combination: Combination, arguments: argparse.Namespace, deadline:
     recipe.write_text(json.dumps(_recipe(combination, arguments), indent=1), encoding="utf-8")
     environment = os.environ | ({"CUDA_VISIBLE_DEVICES": ""} if arguments.device == "cpu" else {})
     process = subprocess.Popen(
-        [sys.executable, "-m", "rlhf", "run", str(recipe)],
+        [sys.executable, "-m", "rlhf", "run", str(recipe), *(f"--set={each}" for each in arguments.set)],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -182,8 +179,7 @@ def _recipe(combination: Combination, arguments: argparse.Namespace) -> Result:
     return {
         "name": "bench",
         "workspace": str(arguments.folder / str(combination) / "workspace"),
-        "model": {"path": str(arguments.model.absolute())}
-        | ({"lora": {"r": 16}} if combination.kind == "lora" else {}),
+        "model": {"path": str(arguments.model.absolute())} | KINDS[combination.kind],
         "launch": {"num_processes": processes, "strategy": combination.strategy}
         | {"mixed_precision": arguments.mixed_precision},
         "data": {name: {"train": str(rows / f"{name}.jsonl")} for name in ("sft", "preference", "prompts")},

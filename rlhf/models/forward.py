@@ -17,7 +17,12 @@ from rlhf.models.transfer import to_device
 
 
 def hidden_states(
-    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, width: int | None = None
+    model: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    width: int | None = None,
+    *,
+    wanted: slice = slice(None),
 ) -> Tensor:
     """Last hidden states [B, L, H] of `input_ids` [B, L] int64 under `attention_mask` [B, L] bool.
 
@@ -29,6 +34,7 @@ def hidden_states(
         model: a causal LM or a reward model.
         input_ids, attention_mask: the rows.
         width: real tokens of the longest row; None: the device is asked, and waited for.
+        wanted: the columns whose states are returned.
 
     Raises:
         ValueError: a row is longer than the width; looked for on a CPU alone.
@@ -44,7 +50,7 @@ def hidden_states(
     with _one_sequence_a_row():
         outputs = backbone_of(model)(input_ids=aligned, use_cache=False)
     hidden = cast(Tensor, outputs.last_hidden_state)
-    back = (columns - padding).clamp(0, hidden.shape[1] - 1)
+    back = (columns[wanted] - padding).clamp(0, hidden.shape[1] - 1)
     return hidden.gather(1, back[:, :, None].expand(-1, -1, hidden.shape[-1]))
 
 

@@ -109,7 +109,8 @@ def response_logprobs(
     With a support [B, T, K] (see `ActorCritic.forward`) they are those of the distribution over it.
     """
     num_response = response_mask.shape[1]
-    hidden = hidden_states(model, input_ids, attention_mask, extent.width)[:, -num_response - 1 : -1]
+    wanted = slice(-num_response - 1, -1)
+    hidden = hidden_states(model, input_ids, attention_mask, extent.width, wanted=wanted)
     return token_logprobs(
         hidden,
         cast(Any, output_head_of(model)),
@@ -136,8 +137,8 @@ def response_values(
     width: int | None = None,
 ) -> Tensor:
     """Values [B, T] float32: `values[:, t]` is read before response token t; 0 outside the mask."""
-    num_response = response_mask.shape[1]
-    hidden = hidden_states(critic, input_ids, attention_mask, width)[:, -num_response - 1 : -1]
+    wanted = slice(-response_mask.shape[1] - 1, -1)
+    hidden = hidden_states(critic, input_ids, attention_mask, width, wanted=wanted)
     return apply_score_head(critic, hidden).masked_fill(~response_mask, 0.0)
 
 
