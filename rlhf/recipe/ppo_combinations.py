@@ -19,7 +19,6 @@ def find_ppo(tree: Tree) -> Iterator[Fault]:
     yield from _kl(tree)
     yield from _losses(tree)
     yield from _replay(tree)
-    yield from _engine(tree)
     yield from _dtype(tree)
     yield from _backbone(tree)
     yield from find_sharding(tree)
@@ -82,15 +81,6 @@ def _replay(tree: Tree) -> Iterator[Fault]:
     if at(tree, *where, "replay") is not None and is_cut:
         message = "recordings do not hold which tokens were left by top_p or min_p: leave those out"
         yield (*where, "replay"), message
-
-
-def _engine(tree: Tree) -> Iterator[Fault]:
-    where = ("ppo", "sampling")
-    if at(tree, *where, "engine") != "graph":
-        return
-    other = "take engine: hf, or auto"
-    if at(tree, *where, "top_p") not in (None, 1, 1.0) or at(tree, *where, "min_p"):
-        yield (*where, "engine"), f"graph samples from the whole vocabulary, not by top_p or min_p: {other}"
 
 
 def _dtype(tree: Tree) -> Iterator[Fault]:

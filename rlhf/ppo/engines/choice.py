@@ -18,6 +18,7 @@ GRAPH_MODELS = ("gemma", "gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3
 """transformers' `model_type`s whose decoding is tested to give the tokens of a plain forward pass."""
 
 
+_NOT_TIMED = "has not been timed with top_p and min_p (ppo.sampling.engine: graph)"
 _KEEPS_A_COPY = "would keep a copy of the whole policy on every process (ppo.sampling.engine: graph)"
 
 
@@ -52,9 +53,10 @@ def choose_engine(
     hf = HFEngine(batch_size=batch_size, stop_texts=stop_texts)
     if sampling.engine == "hf":
         return hf, "rollout engine: hf"
-    obstacle = graph_obstacle(sampling, policy)
+    obstacle = graph_obstacle(policy)
     if sampling.engine == "auto":
         reason = obstacle or (None if on_gpu else "is for GPUs") or (_KEEPS_A_COPY if is_sharded else None)
+        reason = reason or (_NOT_TIMED if sampling.top_p < 1 or sampling.min_p > 0 else None)
         if reason is not None:
             return hf, f"rollout engine: hf; graph {reason}"
     if obstacle is not None:
@@ -74,11 +76,9 @@ def choose_engine(
     return engine, line + (", on a whole copy of the policy on every process" if is_sharded else "")
 
 
-def graph_obstacle(sampling: SamplingSection, policy: nn.Module) -> str | None:
+def graph_obstacle(policy: nn.Module) -> str | None:
     """Why `graph` cannot sample this policy, as the end of a sentence; None where it can."""
     config: Any = inner_model_of(policy).config
-    if sampling.top_p < 1 or sampling.min_p > 0:
-        return "samples from the whole vocabulary (ppo.sampling.top_p, min_p)"
     if config.model_type not in GRAPH_MODELS:
         return f"is tested with {', '.join(GRAPH_MODELS)}, and not with {config.model_type}"
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")

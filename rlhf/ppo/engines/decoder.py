@@ -8,11 +8,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rlhf.models.load import backbone_of, output_head_of
-from rlhf.ppo.engines.sampling import sample_tokens
+from rlhf.ppo.engines.sampling import SamplingParams, sample_tokens
 from rlhf.ppo.engines.slots import Slots
 
-Key = tuple[int, float]
-"""Slots, temperature."""
+Key = tuple[int, SamplingParams]
+"""Slots, and how they are sampled."""
 
 
 class Decoder:
@@ -38,9 +38,9 @@ class Decoder:
         """Graphs captured."""
         return sum(graph is not None for graph in self._graphs.values())
 
-    def advance(self, num_slots: int, temperature: float) -> None:
+    def advance(self, num_slots: int, params: SamplingParams) -> None:
         """Sample a token for each of the first slots."""
-        key = (num_slots, temperature)
+        key = (num_slots, params)
         if not self._capture:
             self._step(*key)
         elif key not in self._graphs:
@@ -62,7 +62,7 @@ class Decoder:
             self._step(*key)
         return graph
 
-    def _step(self, num_slots: int, temperature: float) -> None:
+    def _step(self, num_slots: int, params: SamplingParams) -> None:
         slots, first = self._slots, slice(None, num_slots)
         positions = slots.positions[first]
         outputs = self._forward(
@@ -74,7 +74,10 @@ class Decoder:
             use_cache=True,
         )
         logits = self._head(cast(Tensor, outputs.last_hidden_state)[:, -1])
-        draw = sample_tokens(logits, slots.noise[slots.rows[first], slots.steps[first]], temperature)
+        noise = slots.noise[slots.rows[first], slots.steps[first]]
+        draw = sample_tokens(logits, noise, params.temperature, top_p=params.top_p, min_p=params.min_p)
+        if draw.support is not None:
+            slots.keep_support(draw.support)
         slots.settle(draw.tokens, draw.logprobs)
 
     def _places(self, positions: Tensor) -> Tensor | dict[str, Tensor]:

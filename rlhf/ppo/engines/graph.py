@@ -19,9 +19,11 @@ from rlhf.ppo.engines.base import Generation, finish_reasons, require_numbers
 from rlhf.ppo.engines.decoder import Decoder
 from rlhf.ppo.engines.lookout import Lookout
 from rlhf.ppo.engines.prefill import Prefill, filled
+from rlhf.ppo.engines.sampling import SamplingParams
 from rlhf.ppo.engines.shadow import Shadow
 from rlhf.ppo.engines.slots import Shape, Slots
 from rlhf.ppo.engines.stop_texts import StopTexts
+from rlhf.ppo.engines.supports import ids_of_tokens
 
 LOOK_EVERY_TOKENS = 8
 _COLUMNS = 64
@@ -83,24 +85,21 @@ class GraphEngine:
         top_p: float = 1.0,
         min_p: float = 0.0,
     ) -> Generation:
-        """See `GenerationEngine.generate`; of cut supports it has none.
+        """See `GenerationEngine.generate`.
 
         Raises:
-            ValueError: top_p or min_p, or a prompt without a token.
+            ValueError: a prompt without a token.
         """
-        if top_p < 1 or min_p > 0:
-            raise ValueError(
-                f"the graph engine samples from the whole vocabulary, not with top_p={top_p}, min_p={min_p}"
-            )
         if not all(prompts):
             raise ValueError("a prompt has no token")
+        params = SamplingParams(temperature, top_p, min_p)
         noise = noise.to(next(policy.parameters()).device)
         with torch.autocast(noise.device.type, enabled=False):
             model, slots, decoder = self._prepared(policy, prompts, noise)
-            slots.begin(noise, stop_ids)
+            slots.begin(noise, stop_ids, cuts=params.cuts)
             prefill = Prefill(model, prompts, slots.shape.num_slots)
-            _Call(prefill, slots, decoder, list(prompts), noise.shape[1], temperature, self.stop_texts).run()
-        return _generation(slots, len(prompts))
+            _Call(prefill, slots, decoder, list(prompts), noise.shape[1], params, self.stop_texts).run()
+        return _generation(slots, len(prompts), cuts=params.cuts)
 
     def _prepared(
         self, policy: nn.Module, prompts: Sequence[list[int]], noise: Tensor
@@ -140,12 +139,12 @@ class _Call:
         decoder: Decoder,
         prompts: list[list[int]],
         num_tokens: int,
-        temperature: float,
+        params: SamplingParams,
         stop_texts: StopTexts | None,
     ) -> None:
         self.stop_texts = stop_texts
         self.prefill, self.slots, self.decoder = prefill, slots, decoder
-        self.prompts, self.num_tokens, self.temperature = prompts, num_tokens, temperature
+        self.prompts, self.num_tokens, self.params = prompts, num_tokens, params
         self.sizes = _sizes(min(slots.shape.num_slots, len(prompts)), slots.shape.num_slots)
         self.size = self.sizes[-1]
         self.row_of: dict[int, int] = {}
@@ -159,7 +158,7 @@ class _Call:
             left = max(self.num_tokens - done for done in self.steps.values())
             steps = min(LOOK_EVERY_TOKENS, left)
             for _ in range(steps):
-                self.decoder.advance(self.size, self.temperature)
+                self.decoder.advance(self.size, self.params)
             for slot in self.steps:
                 self.steps[slot] += steps
             if self.stop_texts is not None:
@@ -204,8 +203,12 @@ class _Call:
                 del self.row_of[slot], self.steps[slot]
 
 
-def _generation(slots: Slots, num_rows: int) -> Generation:
+def _generation(slots: Slots, num_rows: int, *, cuts: bool) -> Generation:
     lengths = slots.lengths[:num_rows]
+    support = None
+    if cuts:
+        bits = cast(Tensor, slots.supports)[:num_rows]
+        support = ids_of_tokens(bits, lengths.tolist(), slots.shape.num_vocabulary)
     longest = int(lengths.max())
     require_numbers(slots.logprobs[:num_rows])
     mask = torch.arange(longest, device=lengths.device) < lengths[:, None]
@@ -214,6 +217,7 @@ def _generation(slots: Slots, num_rows: int) -> Generation:
         mask,
         slots.logprobs[:num_rows, :longest].masked_fill(~mask, 0.0),
         finish_reasons(slots.by_token[:num_rows], slots.by_text[:num_rows]),
+        support,
     )
 
 

@@ -15,6 +15,7 @@ from rlhf.ppo.engines.base import Generation, finish_reasons, require_numbers
 from rlhf.ppo.engines.caches import GrowingLayer
 from rlhf.ppo.engines.sampling import Draw, sample_tokens
 from rlhf.ppo.engines.stop_texts import StopTexts
+from rlhf.ppo.engines.supports import ids_of
 
 
 class HFEngine:
@@ -135,10 +136,8 @@ class _Written:
 
     def _add_support(self, rows: Tensor, support: Tensor) -> None:
         self.has_support = True
-        ids = support.nonzero()[:, 1].int().cpu().numpy()
-        ends = support.sum(dim=1).cumsum(dim=0).tolist()
-        for row, part in zip(rows.tolist(), np.split(ids, ends[:-1]), strict=True):
-            self.support[row].append(part)
+        for row, ids in zip(rows.tolist(), ids_of(support), strict=True):
+            self.support[row].append(ids)
 
 
 def _last_hidden(backbone: nn.Module, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:

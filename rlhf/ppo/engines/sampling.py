@@ -4,6 +4,7 @@ B rows, V vocabulary, cut into C blocks. The maths is float32, running sums of i
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,24 @@ from torch import Tensor
 from rlhf.ppo.triton_there import takes_kernels
 
 _BLOCK = 1024
+
+
+class SamplingParams(NamedTuple):
+    """How a distribution is sampled from; see `sample_tokens`.
+
+    Attributes:
+        temperature: of the softmax.
+        top_p, min_p: see `support_of`.
+    """
+
+    temperature: float
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    @property
+    def cuts(self) -> bool:
+        """Whether less than the whole vocabulary is sampled from."""
+        return self.temperature > 0 and (self.top_p < 1 or self.min_p > 0)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ position p lies in column p, whatever the other slots hold, so that a slot can b
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from transformers import Cache
 from rlhf.models.transfer import to_device
 from rlhf.ppo.engines.caches import SlotLayer
 from rlhf.ppo.engines.stop_texts import StopTexts
+from rlhf.ppo.engines.supports import packed
 from rlhf.ppo.triton_there import takes_kernels
 
 
@@ -72,6 +73,7 @@ class Slots:
         lengths: [R + 1] int64.
         by_token: [R + 1] bool, whether a stop token ended it.
         by_text: [R + 1] bool, whether a stop text did.
+        supports: [R + 1, T, ceil(V / 8)] uint8, what was sampled from, see `packed`; None before a call that cuts it.
     """
 
     def __init__(self, shape: Shape, example: Cache, device: torch.device) -> None:
@@ -93,14 +95,18 @@ class Slots:
         self.lengths = zeros(rows)
         self.by_token = zeros(rows, dtype=torch.bool)
         self.by_text = zeros(rows, dtype=torch.bool)
+        self.supports: Tensor | None = None
         self.layers = [
             SlotLayer(*(_room(part, slots, shape.num_columns) for part in keys_and_values(layer)))
             for layer in example.layers
         ]
         self.cache = Cache(layers=list(self.layers))
 
-    def begin(self, noise: Tensor, stop_ids: Sequence[int]) -> None:
-        """Empty all slots and results for a call with noise [B, T]."""
+    def begin(self, noise: Tensor, stop_ids: Sequence[int], *, cuts: bool = False) -> None:
+        """Empty all slots and results for a call with noise [B, T], which samples from less than all tokens or not."""
+        if cuts and self.supports is None:
+            width = -(-self.shape.num_vocabulary // 8)
+            self.supports = torch.zeros(*self.noise.shape, width, dtype=torch.uint8, device=self.noise.device)
         self.rows.fill_(self.idle_row)
         self.ended.fill_(True)
         self.positions.zero_()
@@ -150,6 +156,11 @@ class Slots:
         # An ended slot goes back to column 0, which every step shows.
         positions.copy_((positions + 1) * going)
         steps += going
+
+    def keep_support(self, support: Tensor) -> None:
+        """Write down what the next token of each of the first slots is drawn from: [n, V] bool; before `settle`."""
+        first = slice(None, len(support))
+        cast(Tensor, self.supports)[self.rows[first], self.steps[first]] = packed(support)
 
     def end_at_texts(self, slots: list[int], rows: list[int], texts: StopTexts, num_newest: int) -> None:
         """End responses whose newest tokens complete a stop text, at the token that does first; what follows is cut.

@@ -59,9 +59,15 @@ def test_by_itself_it_takes_graph_on_a_gpu_where_it_can():
     engine, line = chosen(tiny_lm(), on_gpu=True)
     assert isinstance(engine, GraphEngine)
     assert line.startswith("rollout engine: graph")
-    engine, line = chosen(tiny_lm(), on_gpu=True, top_p=0.9)
+
+
+@pytest.mark.parametrize("cuts", [{"top_p": 0.9}, {"min_p": 0.1}])
+def test_with_a_cut_vocabulary_graph_is_taken_by_name_alone(cuts):
+    engine, line = chosen(tiny_lm(), on_gpu=True, **cuts)
     assert isinstance(engine, HFEngine)
     assert "top_p" in line
+    engine, line = chosen(tiny_lm(), on_gpu=True, engine="graph", **cuts)
+    assert isinstance(engine, GraphEngine)
 
 
 def rope_by_length():
@@ -79,8 +85,6 @@ def of_another_type():
 @pytest.mark.parametrize(
     ("policy", "settings", "words"),
     [
-        (tiny_lm, {"top_p": 0.9}, "whole vocabulary"),
-        (tiny_lm, {"min_p": 0.1}, "whole vocabulary"),
         (rope_by_length, {}, "dynamic"),
         (of_another_type, {}, "mamba"),
     ],
@@ -94,4 +98,4 @@ def test_where_it_cannot_auto_takes_hf_and_says_why_and_its_name_is_refused(poli
 
 
 def test_adapters_are_no_obstacle():
-    assert graph_obstacle(SamplingSection(max_new_tokens=4), adapted()) is None
+    assert graph_obstacle(adapted()) is None

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 import torch
-from test_graph_engine import both, family, noise_of, ragged_prompts, same
+from test_graph_engine import both, family, listed, noise_of, ragged_prompts, same
 from test_stop_texts import tokenizer
 from tiny_ppo import tiny_lm
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -56,6 +56,15 @@ def test_a_second_call_of_the_same_kind_captures_nothing():
 def test_compiled_it_samples_the_same_tokens():
     engine = GraphEngine(num_slots=16, dtype=torch.float32, compiled=True)
     same(*both(family("qwen2").cuda(), ragged_prompts(70, 20), noise_of(70, 40), engine, stop_ids=(22, 4)))
+
+
+@pytest.mark.parametrize("cuts", [{"top_p": 0.7}, {"min_p": 0.1}])
+def test_captured_it_samples_from_the_same_part_of_the_vocabulary(cuts):
+    engine = GraphEngine(num_slots=16, dtype=torch.float32)
+    hf, graph = both(tiny_lm().cuda(), ragged_prompts(70, 20), noise_of(70, 40), engine, **cuts)
+    assert engine.num_graphs > 0
+    same(hf, graph)
+    assert listed(graph) == listed(hf)
 
 
 def test_stop_texts_end_the_same_responses():

@@ -8,8 +8,10 @@ import torch
 from tiny_ppo import KINDS, TinyPPO, made_up_targets, section_of, tiny_lm
 
 from rlhf.errors import TrainingError
+from rlhf.ppo.engines.graph import GraphEngine
 from rlhf.ppo.engines.hf import HFEngine
 from rlhf.ppo.engines.sampling import sample_tokens, support_of
+from rlhf.ppo.engines.supports import ids_of, packed, unpacked
 from rlhf.ppo.episodes import pad_supports
 from rlhf.ppo.losses import token_logprobs
 from rlhf.ppo.noise import sampling_noise
@@ -100,15 +102,18 @@ def naive(model, prompt, noise, temperature, top_p, min_p, stops):
     return rows
 
 
+@pytest.mark.parametrize(
+    "engine", [HFEngine(), GraphEngine(num_slots=4, dtype=torch.float32)], ids=["hf", "graph"]
+)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("top_p", "min_p"), CUTS)
-def test_the_engine_samples_from_the_support_and_says_which_it_was(kind, top_p, min_p):
+def test_the_engine_samples_from_the_support_and_says_which_it_was(engine, kind, top_p, min_p):
     model, noise, stops = (
         tiny_lm(kind),
         sampling_noise(3, 0, list(range(6)), [0] * 6, 9, stream=0),
         (3, 4, 13, 14, 17, 22),
     )
-    out = HFEngine().generate(
+    out = engine.generate(
         model,
         PROMPTS,
         torch.from_numpy(noise),
@@ -128,6 +133,19 @@ def test_the_engine_samples_from_the_support_and_says_which_it_was(kind, top_p, 
         logprobs = out.logprobs[row, : len(expected)].tolist()
         assert logprobs == pytest.approx([logprob for _, _, logprob in expected], abs=1e-4)
     assert len(lengths) > 1, "the rows must end at different places"
+
+
+@pytest.mark.parametrize("vocabulary", [1, 7, 8, 9, 23])
+def test_supports_come_back_from_their_bits(vocabulary):
+    rng = np.random.default_rng(vocabulary)
+    support = torch.from_numpy(rng.random((40, vocabulary)) < 0.4)
+    support[3] = False
+    bits = packed(support)
+    assert bits.shape == (40, -(-vocabulary // 8))
+    expected = np.packbits(support.numpy(), axis=1, bitorder="little")
+    assert np.array_equal(bits.numpy(), expected)
+    assert torch.equal(unpacked(bits, vocabulary), support)
+    assert [ids.tolist() for ids in ids_of(support)] == [np.flatnonzero(row).tolist() for row in support]
 
 
 def made_up(seed=0, tokens=11, states=6, vocabulary=29):
