@@ -1,4 +1,4 @@
-"""One rank of two that exchange gradients: `exchange_rank.py FOLDER`; writes down what each parameter's became."""
+"""One rank of two that exchange gradients: `exchange_rank.py FOLDER cpu` or `cuda`; writes down what each parameter's became."""
 
 import sys
 from pathlib import Path
@@ -23,12 +23,12 @@ def gradients(rank: int) -> list[torch.Tensor | None]:
     return [*made, random(6) if rank == 0 else None, None]
 
 
-def while_passing(rank: int) -> dict[str, object]:
+def while_passing(rank: int, device: torch.device) -> dict[str, object]:
     """Two passes of four layers; the second one's parts begin while it runs, the last ones wherever it stops."""
     exchange.LEAST_BYTES = 0
     torch.manual_seed(0)
-    layers = nn.Sequential(*(nn.Linear(6, 6) for _ in range(4)))
-    inputs = torch.randn(2, 6) + rank
+    layers = nn.Sequential(*(nn.Linear(6, 6) for _ in range(4))).to(device)
+    inputs = (torch.randn(2, 6) + rank).to(device)
     found: dict[str, object] = {}
     for stops in (False, True):
         layers.zero_grad(set_to_none=True)
@@ -56,15 +56,15 @@ def stop(gradient: torch.Tensor) -> None:
     raise torch.OutOfMemoryError("planted")
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, device: str) -> None:
     """Exchange twice, as the roles of PPO do: the second begins before the first has ended."""
-    state = PartialState(cpu=True)
+    state = PartialState(cpu=device == "cpu")
     rank = state.process_index
-    mine = gradients(rank)
+    mine = [None if each is None else each.to(state.device) for each in gradients(rank)]
     shapes = [(6,) if each is None else each.shape for each in mine]
     dtypes = [torch.float32 if each is None else each.dtype for each in mine]
     parameters = [
-        nn.Parameter(torch.full(shape, float(rank), dtype=dtype))
+        nn.Parameter(torch.full(shape, float(rank), dtype=dtype, device=state.device))
         for shape, dtype in zip(shapes, dtypes, strict=True)
     ]
     for parameter, gradient in zip(parameters, mine, strict=True):
@@ -79,8 +79,9 @@ def main(folder: Path) -> None:
     share_weights(module)
     note = {
         "processes": state.num_processes,
+        "backend": torch.distributed.get_backend(),
         "gradients": [parameter.grad for parameter in parameters],
-        "while_passing": while_passing(rank),
+        "while_passing": while_passing(rank, state.device),
         "least": [least_of_all(7 + rank), least_of_all(9 - 4 * rank)],
         "weights": [float(parameter.flatten()[0]) for parameter in parameters],
     }
@@ -89,4 +90,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])
