@@ -147,7 +147,7 @@ def sft_loss(policy: nn.Module, rows: Sequence[SFTRow], num_tokens: int, device:
     """Cross-entropy (0-dim float32, nats) of the rows' label tokens at temperature 1, summed over num_tokens."""
     ids, attention = pad_right([row.input_ids for row in rows], device)
     labels = pad_right([[int(kept) for kept in row.labels_mask] for row in rows], device)[0].bool()
-    hidden = hidden_states(policy, ids, attention, ids.shape[1])[:, :-1]
+    hidden = hidden_states(policy, ids, attention, ids.shape[1], wanted=slice(-1))
     # Flat, since label tokens of several turns leave holes, which a mask over time may not have.
     logprobs, _ = token_logprobs(
         hidden.flatten(0, 1),

@@ -205,12 +205,12 @@ class _Call:
 
 def _generation(slots: Slots, num_rows: int, *, cuts: bool) -> Generation:
     lengths = slots.lengths[:num_rows]
+    longest = int(lengths.max())
+    require_numbers(slots.logprobs[:num_rows])
     support = None
     if cuts:
         bits = cast(Tensor, slots.supports)[:num_rows]
         support = ids_of_tokens(bits, lengths.tolist(), slots.shape.num_vocabulary)
-    longest = int(lengths.max())
-    require_numbers(slots.logprobs[:num_rows])
     mask = torch.arange(longest, device=lengths.device) < lengths[:, None]
     return Generation(
         slots.response_ids[:num_rows, :longest].masked_fill(~mask, 0),
