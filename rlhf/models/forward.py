@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import masking_utils
 
 from rlhf.models.load import backbone_of, score_head_of
+from rlhf.models.mlps import mlps_on
 from rlhf.models.transfer import to_device
 
 
@@ -23,6 +24,8 @@ def hidden_states(
     width: int | None = None,
     *,
     wanted: slice = slice(None),
+    read: Tensor | None = None,
+    num_read: int | None = None,
 ) -> Tensor:
     """Last hidden states [B, L, H] of `input_ids` [B, L] int64 under `attention_mask` [B, L] bool.
 
@@ -34,24 +37,53 @@ def hidden_states(
         model: a causal LM or a reward model.
         input_ids, attention_mask: the rows.
         width: real tokens of the longest row; None: the device is asked, and waited for.
-        wanted: the columns whose states are returned.
+        wanted: the W columns whose states are returned.
+        read: [B, W] bool, the tokens among them whose states the caller looks at; the others' may be anything finite.
+            None: all.
+        num_read: how many these are, from one who knows; None: the device is asked, and waited for.
 
     Raises:
-        ValueError: a row is longer than the width; looked for on a CPU alone.
+        ValueError: a row is longer than the width, or another number is read than said; looked for on a CPU alone.
     """
     columns = torch.arange(input_ids.shape[1], device=input_ids.device)
     padding = attention_mask.int().argmax(dim=1, keepdim=True)
+    lengths = attention_mask.sum(dim=1)
     if width is None or not input_ids.is_cuda:
-        longest = int(attention_mask.sum(dim=1).max())
+        longest = int(lengths.max())
         if width is not None and width < longest:
             raise ValueError(f"width={width}, and a row has {longest} tokens")
         width = longest
     aligned = input_ids.gather(1, (columns[: max(1, width)] + padding) % len(columns))
-    with _one_sequence_a_row():
+    back = (columns[wanted] - padding).clamp(0, aligned.shape[1] - 1)
+    # On a GPU padding is computed: to leave it out would take longer than a layer's smaller products save.
+    real = None if input_ids.is_cuda else places_of(columns[: aligned.shape[1]] < lengths[:, None])
+    places = real
+    if read is not None:
+        first = torch.arange(len(back), device=back.device)[:, None] * aligned.shape[1]
+        places = (first + back).flatten().index_select(0, places_of(read, num_read))
+    with _one_sequence_a_row(), mlps_on(model, real, places):
         outputs = backbone_of(model)(input_ids=aligned, use_cache=False)
     hidden = cast(Tensor, outputs.last_hidden_state)
-    back = (columns[wanted] - padding).clamp(0, hidden.shape[1] - 1)
     return hidden.gather(1, back[:, :, None].expand(-1, -1, hidden.shape[-1]))
+
+
+def places_of(mask: Tensor, number: int | None = None) -> Tensor:
+    """Where a mask is True, flattened, in their order: [number] int64.
+
+    Args:
+        mask: bool.
+        number: how often it is, from one who knows; None: the device is asked, and waited for.
+
+    Raises:
+        ValueError: another number than the mask's; looked for on a CPU alone.
+    """
+    flat = mask.flatten()
+    if number is None or not flat.is_cuda:
+        places = flat.nonzero().squeeze(1)
+        if number is not None and number != len(places):
+            raise ValueError(f"{number} tokens are announced, and the mask keeps {len(places)}")
+        return places
+    return torch.sort(flat.byte(), descending=True, stable=True).indices[:number]
 
 
 @contextmanager
@@ -83,10 +115,10 @@ def sequence_scores(
     model: nn.Module, input_ids: Tensor, attention_mask: Tensor, width: int | None = None
 ) -> Tensor:
     """The reward model's score [B] float32, read at each row's last real token, whatever the padding side."""
-    hidden = hidden_states(model, input_ids, attention_mask, width)
-    columns = torch.arange(input_ids.shape[1], device=input_ids.device)
+    rows, columns = (torch.arange(size, device=input_ids.device) for size in input_ids.shape)
     last = (attention_mask.long() * columns).argmax(dim=1)
-    rows = torch.arange(input_ids.shape[0], device=input_ids.device)
+    read = columns == last[:, None]
+    hidden = hidden_states(model, input_ids, attention_mask, width, read=read, num_read=len(rows))
     return apply_score_head(model, hidden[rows, last])
 
 

@@ -21,6 +21,9 @@ from rlhf.recipe.model import LoRA, ScratchModel
 
 ADAPTER_CONFIG = "adapter_config.json"
 
+TESTED_FAMILIES = ("gemma", "gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3")
+"""transformers' `model_type`s whose shortcuts, in forward passes and in the `graph` engine, are tested beside a plain pass."""
+
 
 @dataclass(frozen=True)
 class ModelSource:

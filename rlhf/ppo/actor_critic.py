@@ -89,7 +89,7 @@ class ActorCritic(nn.Module):
             )
         if "critic" in roles:
             outputs["values"] = response_values(
-                self.critic, input_ids, attention_mask, response_mask, width=extent.width
+                self.critic, input_ids, attention_mask, response_mask, extent=extent
             )
         return outputs
 
@@ -110,7 +110,15 @@ def response_logprobs(
     """
     num_response = response_mask.shape[1]
     wanted = slice(-num_response - 1, -1)
-    hidden = hidden_states(model, input_ids, attention_mask, extent.width, wanted=wanted)
+    hidden = hidden_states(
+        model,
+        input_ids,
+        attention_mask,
+        extent.width,
+        wanted=wanted,
+        read=response_mask,
+        num_read=extent.num_tokens,
+    )
     return token_logprobs(
         hidden,
         cast(Any, output_head_of(model)),
@@ -134,11 +142,19 @@ def response_values(
     attention_mask: Tensor,
     response_mask: Tensor,
     *,
-    width: int | None = None,
+    extent: Extent = Extent(),
 ) -> Tensor:
     """Values [B, T] float32: `values[:, t]` is read before response token t; 0 outside the mask."""
     wanted = slice(-response_mask.shape[1] - 1, -1)
-    hidden = hidden_states(critic, input_ids, attention_mask, width, wanted=wanted)
+    hidden = hidden_states(
+        critic,
+        input_ids,
+        attention_mask,
+        extent.width,
+        wanted=wanted,
+        read=response_mask,
+        num_read=extent.num_tokens,
+    )
     return apply_score_head(critic, hidden).masked_fill(~response_mask, 0.0)
 
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from rlhf.models.forward import places_of
 from rlhf.ppo.masks import check_mask, keep
 from rlhf.ppo.triton_there import takes_kernels
 
@@ -170,7 +171,7 @@ def token_logprobs(
         raise ValueError(f"hidden has shape {list(hidden.shape)}, expected {list(mask.shape)} + [H]")
     if temperature <= 0 or chunk_tokens < 1:
         raise ValueError(f"temperature={temperature} must be > 0 and chunk_tokens={chunk_tokens} >= 1")
-    index = _places(mask.flatten(), num_kept)
+    index = places_of(mask, num_kept)
     states = hidden.flatten(0, -2).index_select(0, index)
     inputs = [states, targets.flatten().index_select(0, index)]
     if support is not None:
@@ -195,16 +196,6 @@ def token_logprobs(
         blank.index_copy(0, index, logprobs).view(mask.shape),
         blank.index_copy(0, index, entropy).view(mask.shape),
     )
-
-
-def _places(kept: Tensor, number: int | None) -> Tensor:
-    """Where a mask [N] is True, in their order."""
-    if number is None or not kept.is_cuda:
-        places = kept.nonzero().squeeze(1)
-        if number is not None and number != len(places):
-            raise ValueError(f"num_kept={number}, and the mask keeps {len(places)}")
-        return places
-    return torch.sort(kept.byte(), descending=True, stable=True).indices[:number]
 
 
 def _kept_support(support: Tensor, targets: Tensor, mask: Tensor) -> Tensor:

@@ -1,8 +1,10 @@
 """Which rows go through the model together: rows of like length, so many that they fit the device's memory."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -20,7 +22,7 @@ class MicroBatches:
     """Cuts rows into micro-batches, and cuts finer from then on where memory has run out.
 
     A micro-batch counts its padding: rows x tokens of its longest row. Longest rows come first: what does not fit is
-    known early.
+    known early. There are as few micro-batches as it takes, with as little padding as so few allow.
 
     Args:
         section: the recipe's `ppo`.
@@ -44,14 +46,9 @@ class MicroBatches:
             lengths: of every row, prompt and response tokens; at least those of `rows`.
             max_rows: in one micro-batch; the section's where None.
         """
-        max_rows = max_rows or self._max_rows
-        parts: list[list[int]] = []
-        for row in sorted(rows, key=lambda each: (-sum(lengths[each]), each)):
-            full = not parts or len(parts[-1]) == max_rows
-            if full or padded_tokens([*parts[-1], row], lengths) > (self.max_tokens or _UNBOUNDED):
-                parts.append([])
-            parts[-1].append(row)
-        return parts
+        order = sorted(rows, key=lambda each: (-sum(lengths[each]), each))
+        ends = _ends([sum(lengths[row]) for row in order], max_rows or self._max_rows, self.max_tokens)
+        return [order[start:end] for start, end in pairwise([0, *ends])]
 
     def shrink(self, failed_tokens: int | None, accelerator: Accelerator) -> bool:
         """Agree with all processes whether memory ran out anywhere, and then cut finer in all of them.
@@ -119,6 +116,43 @@ def pass_without_gradient(
         tensors = [each.arrived() for each in found]
         results |= {row: tuple(each[place] for each in tensors) for place, row in enumerate(rows)}
     return results
+
+
+def _ends(tokens: Sequence[int], max_rows: int, max_tokens: int | None) -> list[int]:
+    """Where each micro-batch of rows, longest first, ends: the fewest that hold them, and of these the least padding.
+
+    Args:
+        tokens: of each row, descending.
+        max_rows: in one micro-batch.
+        max_tokens: padding included, which a single row may exceed; None: no bound.
+    """
+    count = len(tokens)
+    lengths, places = np.array(tokens, dtype=np.int64), np.arange(count)
+    bound = max_tokens or _UNBOUNDED
+    most = np.minimum(
+        np.maximum(bound // np.maximum(lengths, 1), 1), min(max_rows, count)
+    )  # rows, from each on
+    least = np.full(
+        count + 1, _UNBOUNDED
+    )  # padded tokens of the first rows, in so many micro-batches as have been cut
+    least[0] = 0
+    starts: list[np.ndarray] = []
+    while least[count] == _UNBOUNDED:
+        before, least = least, np.full(count + 1, _UNBOUNDED)
+        starts.append(np.zeros(count + 1, dtype=np.int64))
+        for size in range(1, int(most.max(initial=0)) + 1):
+            begins = places[(most >= size) & (places + size <= count) & (before[:count] < _UNBOUNDED)]
+            padded = before[begins] + size * lengths[begins]
+            better = padded < least[begins + size]
+            begins = begins[better]
+            least[begins + size] = padded[better]
+            starts[-1][begins + size] = begins
+    ends: list[int] = []
+    end = count
+    for start in reversed(starts):
+        ends.append(end)
+        end = int(start[end])
+    return ends[::-1]
 
 
 def padded_tokens(rows: Sequence[int], lengths: Sequence[tuple[int, int]]) -> int:

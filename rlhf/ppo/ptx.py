@@ -147,16 +147,19 @@ def sft_loss(policy: nn.Module, rows: Sequence[SFTRow], num_tokens: int, device:
     """Cross-entropy (0-dim float32, nats) of the rows' label tokens at temperature 1, summed over num_tokens."""
     ids, attention = pad_right([row.input_ids for row in rows], device)
     labels = pad_right([[int(kept) for kept in row.labels_mask] for row in rows], device)[0].bool()
-    hidden = hidden_states(policy, ids, attention, ids.shape[1], wanted=slice(-1))
+    read, num_read = labels[:, 1:], sum(sum(row.labels_mask[1:]) for row in rows)
+    hidden = hidden_states(
+        policy, ids, attention, ids.shape[1], wanted=slice(-1), read=read, num_read=num_read
+    )
     # Flat, since label tokens of several turns leave holes, which a mask over time may not have.
     logprobs, _ = token_logprobs(
         hidden.flatten(0, 1),
         cast(Any, output_head_of(policy)),
         ids[:, 1:].flatten(),
         temperature=1.0,
-        mask=labels[:, 1:].flatten(),
+        mask=read.flatten(),
         chunk_tokens=chunk_tokens_of(policy),
-        num_kept=sum(sum(row.labels_mask[1:]) for row in rows),
+        num_kept=num_read,
     )
     weights = to_device(torch.tensor([row.weight for row in rows], dtype=torch.float32), device)
     return -(logprobs.view(len(rows), -1).sum(dim=1) * weights).sum() / num_tokens

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from rlhf.errors import UsageError
-from rlhf.models.load import inner_model_of
+from rlhf.models.load import TESTED_FAMILIES, inner_model_of
 from rlhf.models.quantized import is_quantized
 from rlhf.ppo.engines.base import GenerationEngine
 from rlhf.ppo.engines.graph import GraphEngine
@@ -14,11 +14,6 @@ from rlhf.ppo.engines.hf import HFEngine
 from rlhf.ppo.engines.stop_texts import StopTexts
 from rlhf.recipe.ppo import SamplingSection
 
-GRAPH_MODELS = ("gemma", "gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3")
-"""transformers' `model_type`s whose decoding is tested to give the tokens of a plain forward pass."""
-
-
-_NOT_TIMED = "has not been timed with top_p and min_p (ppo.sampling.engine: graph)"
 _KEEPS_A_COPY = "would keep a copy of the whole policy on every process (ppo.sampling.engine: graph)"
 
 
@@ -56,7 +51,6 @@ def choose_engine(
     obstacle = graph_obstacle(policy)
     if sampling.engine == "auto":
         reason = obstacle or (None if on_gpu else "is for GPUs") or (_KEEPS_A_COPY if is_sharded else None)
-        reason = reason or (_NOT_TIMED if sampling.top_p < 1 or sampling.min_p > 0 else None)
         if reason is not None:
             return hf, f"rollout engine: hf; graph {reason}"
     if obstacle is not None:
@@ -79,8 +73,8 @@ def choose_engine(
 def graph_obstacle(policy: nn.Module) -> str | None:
     """Why `graph` cannot sample this policy, as the end of a sentence; None where it can."""
     config: Any = inner_model_of(policy).config
-    if config.model_type not in GRAPH_MODELS:
-        return f"is tested with {', '.join(GRAPH_MODELS)}, and not with {config.model_type}"
+    if config.model_type not in TESTED_FAMILIES:
+        return f"is tested with {', '.join(TESTED_FAMILIES)}, and not with {config.model_type}"
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope in ("dynamic", "longrope"):
         return f"cannot record positions that are scaled by the longest row (rope_type: {rope})"

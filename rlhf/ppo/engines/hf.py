@@ -11,6 +11,7 @@ from transformers import Cache
 
 from rlhf.models.forward import pad_left
 from rlhf.models.load import backbone_of, output_head_of
+from rlhf.models.mlps import mlps_on
 from rlhf.ppo.engines.base import Generation, finish_reasons, require_numbers
 from rlhf.ppo.engines.caches import GrowingLayer
 from rlhf.ppo.engines.sampling import Draw, sample_tokens
@@ -70,7 +71,10 @@ class HFEngine:
         positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
         cache = Cache(layer_class_to_replicate=GrowingLayer)
         for t in range(noise.shape[1]):
-            draw = sampler(head(_last_hidden(backbone, ids, mask, positions, cache)), noise[rows, t])
+            # Of a prompt the last token's state alone is read.
+            with mlps_on(policy, None, _ends(ids) if t == 0 else None):
+                hidden = _last_hidden(backbone, ids, mask, positions, cache)
+            draw = sampler(head(hidden), noise[rows, t])
             written.add(t, rows, draw)
             ended = written.ended[rows]
             num_ended = int(ended.sum())
@@ -138,6 +142,12 @@ class _Written:
         self.has_support = True
         for row, ids in zip(rows.tolist(), ids_of(support), strict=True):
             self.support[row].append(ids)
+
+
+def _ends(ids: Tensor) -> Tensor:
+    """The last token of each row, in the flattened rows."""
+    rows, columns = ids.shape
+    return torch.arange(1, rows + 1, device=ids.device) * columns - 1
 
 
 def _last_hidden(backbone: nn.Module, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:

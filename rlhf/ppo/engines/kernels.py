@@ -98,25 +98,26 @@ def _attend(
     new_value = tl.load(value + of_value + place, mask=inside, other=0.0)
     tl.store(keys + cache + last * SIZE + place, new_key, mask=inside)
     tl.store(values + cache + last * SIZE + place, new_value, mask=inside)
-    # The new token is not read back; the running softmax starts with it.
-    best = tl.sum(asked.to(tl.float32) * new_key.to(tl.float32)[None, :], axis=1) * scale
-    total = tl.full([MEMBERS], 1.0, tl.float32)
-    mixed = tl.zeros([MEMBERS, WIDTH], tl.float32) + new_value.to(tl.float32)[None, :]
-    for start in range(first // BLOCK * BLOCK, last, BLOCK):
+    best = tl.full([MEMBERS], float("-inf"), tl.float32)
+    total = tl.zeros([MEMBERS], tl.float32)
+    mixed = tl.zeros([MEMBERS, WIDTH], tl.float32)
+    for start in range(first // BLOCK * BLOCK, last + 1, BLOCK):
         column = start + tl.arange(0, BLOCK)
-        shown = (column >= first) & (column < last)
+        shown = (column >= first) & (column <= last)
         where = cache + column[:, None] * SIZE + place[None, :]
-        read = shown[:, None] & inside[None, :]
-        old_keys = tl.load(keys + where, mask=read, other=0.0)
-        scores = tl.dot(asked, tl.trans(old_keys), input_precision=PRECISION) * scale
+        # The new token is not read back, and is a column like any other, so that its weight is rounded like theirs.
+        is_new = (column == last)[:, None]
+        read = (shown & (column < last))[:, None] & inside[None, :]
+        read_keys = tl.where(is_new, new_key[None, :], tl.load(keys + where, mask=read, other=0.0))
+        scores = tl.dot(asked, tl.trans(read_keys), input_precision=PRECISION) * scale
         scores = tl.where(shown[None, :], scores, float("-inf"))
         highest = tl.maximum(best, tl.max(scores, axis=1))
         weights = tl.exp(scores - highest[:, None])
         kept = tl.exp(best - highest)
-        old_values = tl.load(values + where, mask=read, other=0.0)
+        read_values = tl.where(is_new, new_value[None, :], tl.load(values + where, mask=read, other=0.0))
         total = total * kept + tl.sum(weights, axis=1)
         mixed = mixed * kept[:, None] + tl.dot(
-            weights.to(old_values.dtype), old_values, input_precision=PRECISION
+            weights.to(read_values.dtype), read_values, input_precision=PRECISION
         )
         best = highest
     tl.store(output + spots, (mixed / total[:, None]).to(output.dtype.element_ty), mask=held)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from rlhf.ppo.triton_there import takes_kernels
 
-_BLOCK = 1024
+_BLOCK = 128
+_KERNELS_BLOCK = 1024
 
 
 class SamplingParams(NamedTuple):
@@ -71,7 +72,7 @@ def sample_tokens(
     if takes_kernels(logits):
         from rlhf.ppo.engines.draw_kernels import inverse_cdf
 
-        return Draw(*inverse_cdf(logits.contiguous(), noise, temperature, _BLOCK), support)
+        return Draw(*inverse_cdf(logits.contiguous(), noise, temperature, _KERNELS_BLOCK), support)
     return Draw(*_inverse_cdf(logits, noise, temperature), support)
 
 

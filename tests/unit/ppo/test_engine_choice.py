@@ -55,19 +55,11 @@ def test_either_engine_gets_the_stop_texts():
         assert chosen(tiny_lm(), engine=name, stop=["x"], stop_texts=texts)[0].stop_texts is texts
 
 
-def test_by_itself_it_takes_graph_on_a_gpu_where_it_can():
-    engine, line = chosen(tiny_lm(), on_gpu=True)
+@pytest.mark.parametrize("cuts", [{}, {"top_p": 0.9}, {"min_p": 0.1}])
+def test_by_itself_it_takes_graph_on_a_gpu_where_it_can(cuts):
+    engine, line = chosen(tiny_lm(), on_gpu=True, **cuts)
     assert isinstance(engine, GraphEngine)
     assert line.startswith("rollout engine: graph")
-
-
-@pytest.mark.parametrize("cuts", [{"top_p": 0.9}, {"min_p": 0.1}])
-def test_with_a_cut_vocabulary_graph_is_taken_by_name_alone(cuts):
-    engine, line = chosen(tiny_lm(), on_gpu=True, **cuts)
-    assert isinstance(engine, HFEngine)
-    assert "top_p" in line
-    engine, line = chosen(tiny_lm(), on_gpu=True, engine="graph", **cuts)
-    assert isinstance(engine, GraphEngine)
 
 
 def rope_by_length():

@@ -11,8 +11,8 @@ from tiny_ppo import lively, tiny_lm
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rlhf.errors import TrainingError
+from rlhf.models.load import TESTED_FAMILIES
 from rlhf.ppo.engines import prefill
-from rlhf.ppo.engines.choice import GRAPH_MODELS
 from rlhf.ppo.engines.graph import GraphEngine, _sizes
 from rlhf.ppo.engines.hf import HFEngine
 
@@ -78,7 +78,7 @@ def both(model, prompts, noise, engine=None, **settings):
     )
 
 
-@pytest.mark.parametrize("model_type", GRAPH_MODELS)
+@pytest.mark.parametrize("model_type", TESTED_FAMILIES)
 def test_every_family_samples_the_same_tokens(model_type):
     """Grouped heads, windows shorter than the rows, absolute and rotary positions; prompts of 1 to 20 tokens."""
     hf, graph = both(family(model_type), ragged_prompts(9, 20), noise_of(9, 24), stop_ids=(22, 4, 13))

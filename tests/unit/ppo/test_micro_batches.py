@@ -1,5 +1,7 @@
 """Micro-batches: by rows or by tokens, cut finer where memory runs out, with the same gradients."""
 
+import itertools
+import random
 from types import SimpleNamespace
 
 import pytest
@@ -20,15 +22,52 @@ def test_by_rows_the_longest_come_first():
 
 
 def test_by_tokens_padding_counts():
-    """Rows 0 and 2 side by side need 2 x (2 + 10) = 24 tokens; 2 and 4 need 18; 4 and 3 need 2 x (3 + 3) = 12, with 1 they need 18."""
+    """Rows 0 and 2 side by side need 2 x (2 + 10) = 24 tokens; 2 and 4 need 18; 4 and 3 need 2 x (3 + 3) = 12, with 1 they need 18.
+
+    In 23 tokens three micro-batches are needed: 12 + 9 + 18 are less than 12 + 18 for 2 and 4 + 10 for 3 and 1."""
     assert padded_tokens([0, 2], LENGTHS) == 24
     by_tokens = {
         n: MicroBatches(section_of(per_device_tokens=n)).split(range(5), LENGTHS) for n in (24, 23, 17)
     }
     assert by_tokens[24] == [[0, 2], [4, 3, 1]]
-    assert by_tokens[23] == [[0], [2, 4], [3, 1]]
+    assert by_tokens[23] == [[0], [2], [4, 3, 1]]
     assert by_tokens[17] == [[0], [2], [4, 3], [1]]
     assert MicroBatches(section_of(per_device_tokens="auto")).split(range(5), LENGTHS) == [[0, 2, 4, 3, 1]]
+
+
+def cuts(rows):
+    """Every way to cut rows, longest first, into parts that follow one another."""
+    for bars in itertools.product([False, True], repeat=len(rows) - 1):
+        parts = [[rows[0]]]
+        for row, bar in zip(rows[1:], bars, strict=True):
+            parts = [*parts, [row]] if bar else [*parts[:-1], [*parts[-1], row]]
+        yield parts
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_of_all_cuts_it_takes_one_of_the_fewest_parts_with_the_least_padding(seed):
+    rng = random.Random(seed)
+    lengths = [(rng.randint(1, 5), rng.randint(0, 30)) for _ in range(9)]
+    max_tokens, max_rows = rng.choice([20, 40, 80]), rng.choice([2, 4, 9])
+    order = sorted(range(9), key=lambda row: -sum(lengths[row]))
+
+    def padded(parts):
+        return len(parts), sum(len(part) * max(sum(lengths[row]) for row in part) for part in parts)
+
+    def fits(part):
+        tokens = len(part) * max(sum(lengths[row]) for row in part)
+        return len(part) == 1 or (len(part) <= max_rows and tokens <= max_tokens)
+
+    best = min(padded(parts) for parts in cuts(order) if all(map(fits, parts)))
+    section = section_of(per_device_tokens=max_tokens)
+    found = MicroBatches(section).split(range(9), lengths, max_rows=max_rows)
+    assert padded(found) == best
+    assert all(map(fits, found))
+    assert sorted(itertools.chain(*found)) == list(range(9))
+
+
+def test_no_rows_are_no_micro_batches():
+    assert MicroBatches(section_of()).split([], LENGTHS) == []
 
 
 def test_a_row_that_is_too_long_goes_alone():

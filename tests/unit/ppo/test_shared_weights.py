@@ -142,7 +142,7 @@ def test_a_reference_without_an_adapter_is_the_backbone_itself(sources):
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_one_backward_through_policy_and_critic_gives_the_same_gradients(sources, checkpointing):
-    expected = gradients(moved(four(sources)), checkpointing=False)
+    expected = gradients(moved(four(sources)), checkpointing=checkpointing)
     ours = gradients(moved(joined(four(sources))), checkpointing=checkpointing)
     assert expected.keys() == ours.keys()
     assert all("lora_" in name or "score.modules_to_save" in name for name in ours)

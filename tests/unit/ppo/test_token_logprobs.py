@@ -86,7 +86,7 @@ def test_a_count_that_is_not_the_masks_is_refused():
     known, asked = (token_logprobs(hidden, weight, targets, **given, num_kept=each) for each in (right, None))
     assert torch.equal(known[0], asked[0])
     for wrong in (right - 1, right + 1):
-        with pytest.raises(ValueError, match=f"num_kept={wrong}"):
+        with pytest.raises(ValueError, match=f"{wrong} tokens are announced, and the mask keeps {right}"):
             token_logprobs(hidden, weight, targets, **given, num_kept=wrong)
 
 
