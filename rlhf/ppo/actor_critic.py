@@ -108,21 +108,10 @@ def response_logprobs(
 
     With a support [B, T, K] (see `ActorCritic.forward`) they are those of the distribution over it.
     """
-    num_response = response_mask.shape[1]
-    wanted = slice(-num_response - 1, -1)
-    hidden = hidden_states(
-        model,
-        input_ids,
-        attention_mask,
-        extent.width,
-        wanted=wanted,
-        read=response_mask,
-        num_read=extent.num_tokens,
-    )
     return token_logprobs(
-        hidden,
+        _response_states(model, input_ids, attention_mask, response_mask, extent),
         cast(Any, output_head_of(model)),
-        input_ids[:, -num_response:],
+        input_ids[:, -response_mask.shape[1] :],
         temperature=temperature,
         mask=response_mask,
         chunk_tokens=chunk_tokens_of(model),
@@ -145,17 +134,23 @@ def response_values(
     extent: Extent = Extent(),
 ) -> Tensor:
     """Values [B, T] float32: `values[:, t]` is read before response token t; 0 outside the mask."""
-    wanted = slice(-response_mask.shape[1] - 1, -1)
-    hidden = hidden_states(
-        critic,
+    hidden = _response_states(critic, input_ids, attention_mask, response_mask, extent)
+    return apply_score_head(critic, hidden).masked_fill(~response_mask, 0.0)
+
+
+def _response_states(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, extent: Extent
+) -> Tensor:
+    """States [B, T, H], each of the token before a response token; outside the mask they may be anything finite."""
+    return hidden_states(
+        model,
         input_ids,
         attention_mask,
         extent.width,
-        wanted=wanted,
+        wanted=slice(-response_mask.shape[1] - 1, -1),
         read=response_mask,
         num_read=extent.num_tokens,
     )
-    return apply_score_head(critic, hidden).masked_fill(~response_mask, 0.0)
 
 
 def _drop_frozen(module: nn.Module, state_dict: dict[str, Any], prefix: str, _: Any) -> None:
