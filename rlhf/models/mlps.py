@@ -25,13 +25,16 @@ def mlps_on(model: nn.Module, places: Tensor | None, last: Tensor | None) -> Gen
         places: [n] int64, each once: tokens of the flattened rows, for all layers but the last; None: all.
         last: the same for the last layer.
     """
+    if places is None and last is None:
+        yield
+        return
     hooks: list[RemovableHandle] = []
     layers = layers_of(model)
-    if inner_model_of(model).config.model_type in TESTED_FAMILIES and _reaches(layers[-1]):
-        for layer, wanted in zip(layers, [places] * (len(layers) - 1) + [last], strict=True):
-            if wanted is not None:
-                hooks += _hooked(cast(Any, layer).mlp, wanted)
     try:
+        if inner_model_of(model).config.model_type in TESTED_FAMILIES and _reaches(layers[-1]):
+            for layer, wanted in zip(layers, [places] * (len(layers) - 1) + [last], strict=True):
+                if wanted is not None:
+                    hooks += _hooked(cast(Any, layer).mlp, wanted)
         yield
     finally:
         for hook in hooks:

@@ -163,7 +163,13 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_hf(rounding, name):
     assert errors[name] <= 1.05 * min(errors[each] for each in HF)
 
 
-@pytest.mark.parametrize("name", ["graph", ROUNDED])
+LESS_ROUNDED = pytest.mark.xfail(
+    strict=True,
+    reason="0.044 where hf differs from itself by 0.030: nearer to float32 (0.034) than hf (0.040)",
+)
+
+
+@pytest.mark.parametrize("name", ["graph", ROUNDED, pytest.param("graph compiled", marks=LESS_ROUNDED)])
 def test_in_bfloat16_it_differs_from_hf_less_than_hf_does_at_another_batch_size(rounding, name):
     apart, _ = rounding
     between_hf = [apart["hf 256", other] for other in HF if other != "hf 256"]

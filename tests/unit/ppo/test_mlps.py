@@ -1,10 +1,13 @@
 """MLPs see the tokens that count alone, and what is read does not change by it."""
 
+import contextlib
+
 import pytest
 import torch
 from test_graph_engine import family
 from tiny_ppo import tiny_rm
 
+from rlhf.models import forward
 from rlhf.models.forward import hidden_states, pad_left, pad_right, sequence_scores
 from rlhf.models.load import TESTED_FAMILIES, layers_of
 from rlhf.models.mlps import mlps_on
@@ -33,13 +36,16 @@ def batch(pad):
 
 @pytest.mark.parametrize("pad", [pad_left, pad_right])
 @pytest.mark.parametrize("model_type", TESTED_FAMILIES)
-def test_states_that_are_read_and_gradients_are_those_of_a_plain_pass(model_type, pad):
+def test_states_that_are_read_and_gradients_are_those_of_a_plain_pass(model_type, pad, monkeypatch):
     ids, mask, read = batch(pad)
     weights = torch.randn(int(read.sum()), 1, generator=torch.Generator().manual_seed(3))
     found = {}
     for name, settings in {"plain": {}, "ours": {"read": read, "num_read": int(read.sum())}}.items():
         model = family(model_type).eval()
-        states = hidden_states(model, ids, mask, **settings)[read]
+        with monkeypatch.context() as patch:
+            if name == "plain":
+                patch.setattr(forward, "mlps_on", lambda *_: contextlib.nullcontext())
+            states = hidden_states(model, ids, mask, **settings)[read]
         (states * weights).sum().backward()
         grads = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
         found[name] = states.detach(), grads
