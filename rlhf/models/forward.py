@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import masking_utils
 
 from rlhf.models.load import backbone_of, score_head_of
-from rlhf.models.mlps import mlps_on
+from rlhf.models.mlps import can_leave_out, mlps_on
 from rlhf.models.transfer import to_device
 
 
@@ -43,7 +43,8 @@ def hidden_states(
         num_read: how many these are, from one who knows; None: the device is asked, and waited for.
 
     Raises:
-        ValueError: a row is longer than the width, or another number is read than said; looked for on a CPU alone.
+        ValueError: a row is longer than the width, or (where MLPs are left out) another number is read than said; looked
+            for on a CPU alone.
     """
     columns = torch.arange(input_ids.shape[1], device=input_ids.device)
     padding = attention_mask.int().argmax(dim=1, keepdim=True)
@@ -55,13 +56,15 @@ def hidden_states(
         width = longest
     aligned = input_ids.gather(1, (columns[: max(1, width)] + padding) % len(columns))
     back = (columns[wanted] - padding).clamp(0, aligned.shape[1] - 1)
-    # On a GPU padding is computed: nobody has measured there whether leaving it out pays for its copies.
-    real = None if input_ids.is_cuda else places_of(columns[: aligned.shape[1]] < lengths[:, None])
-    places = real
-    if read is not None:
-        first = torch.arange(len(back), device=back.device)[:, None] * aligned.shape[1]
-        places = (first + back).flatten().index_select(0, places_of(read, num_read))
-    with _one_sequence_a_row(), mlps_on(model, real, places):
+    real = last = None
+    if can_leave_out(model):
+        # On a GPU padding is computed: nobody has measured there whether leaving it out pays for its copies.
+        if not input_ids.is_cuda:
+            real = last = places_of(columns[: aligned.shape[1]] < lengths[:, None])
+        if read is not None:
+            first = torch.arange(len(back), device=back.device)[:, None] * aligned.shape[1]
+            last = (first + back).flatten().index_select(0, places_of(read, num_read))
+    with _one_sequence_a_row(), mlps_on(model, real, last):
         outputs = backbone_of(model)(input_ids=aligned, use_cache=False)
     hidden = cast(Tensor, outputs.last_hidden_state)
     return hidden.gather(1, back[:, :, None].expand(-1, -1, hidden.shape[-1]))

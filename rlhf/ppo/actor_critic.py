@@ -25,7 +25,7 @@ class Extent(NamedTuple):
 
     Attributes:
         width: tokens of the longest row, prompt and response together.
-        num_tokens: response tokens of all rows.
+        num_tokens: response tokens of all rows; exactly, since states of more are not computed, and looked at on a CPU alone.
     """
 
     width: int | None = None

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -126,33 +125,23 @@ def _ends(tokens: Sequence[int], max_rows: int, max_tokens: int | None) -> list[
         max_rows: in one micro-batch.
         max_tokens: padding included, which a single row may exceed; None: no bound.
     """
-    count = len(tokens)
-    lengths, places = np.array(tokens, dtype=np.int64), np.arange(count)
-    bound = max_tokens or _UNBOUNDED
-    most = np.minimum(
-        np.maximum(bound // np.maximum(lengths, 1), 1), min(max_rows, count)
-    )  # rows, from each on
-    least = np.full(
-        count + 1, _UNBOUNDED
-    )  # padded tokens of the first rows, in so many micro-batches as have been cut
-    least[0] = 0
-    starts: list[np.ndarray] = []
-    while least[count] == _UNBOUNDED:
-        before, least = least, np.full(count + 1, _UNBOUNDED)
-        starts.append(np.zeros(count + 1, dtype=np.int64))
-        for size in range(1, int(most.max(initial=0)) + 1):
-            begins = places[(most >= size) & (places + size <= count) & (before[:count] < _UNBOUNDED)]
-            padded = before[begins] + size * lengths[begins]
-            better = padded < least[begins + size]
-            begins = begins[better]
-            least[begins + size] = padded[better]
-            starts[-1][begins + size] = begins
-    ends: list[int] = []
-    end = count
-    for start in reversed(starts):
-        ends.append(end)
-        end = int(start[end])
-    return ends[::-1]
+    count, bound = len(tokens), max_tokens or _UNBOUNDED
+    # Of the rows from each on: micro-batches that they need, their least padded tokens, where the first of these ends.
+    needed, padded, ends = [0] * (count + 1), [0] * (count + 1), [count] * (count + 1)
+    for start in reversed(range(count)):
+        last = start + max(1, min(max_rows, bound // max(1, tokens[start]), count - start))
+        # The fewer rows follow, the fewer micro-batches they need: the fewest after the last end, and some before it.
+        first = last
+        while first - 1 > start and needed[first - 1] == needed[last]:
+            first -= 1
+        needed[start] = needed[last] + 1
+        padded[start], ends[start] = min(
+            (padded[end] + (end - start) * tokens[start], end) for end in range(first, last + 1)
+        )
+    cut = [ends[0]] if count else []
+    while cut and cut[-1] < count:
+        cut.append(ends[cut[-1]])
+    return cut
 
 
 def padded_tokens(rows: Sequence[int], lengths: Sequence[tuple[int, int]]) -> int:

@@ -13,7 +13,9 @@ from torch import Tensor
 from rlhf.ppo.triton_there import takes_kernels
 
 _BLOCK = 128
+"""Tokens that PyTorch's operators sum first, before sums of sums."""
 _KERNELS_BLOCK = 1024
+"""The same in the Triton kernels, one program a block."""
 
 
 class SamplingParams(NamedTuple):

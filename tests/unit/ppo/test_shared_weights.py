@@ -11,6 +11,7 @@ from tiny_ppo import KINDS, config_of, lively
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rlhf.errors import ModelError
+from rlhf.models import forward
 from rlhf.models.forward import sequence_scores
 from rlhf.models.load import ModelSource, load_causal_lm, load_reward_model
 from rlhf.models.shared import SharedWeights, parameter_bytes
@@ -141,8 +142,10 @@ def test_a_reference_without_an_adapter_is_the_backbone_itself(sources):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_one_backward_through_policy_and_critic_gives_the_same_gradients(sources, checkpointing):
-    expected = gradients(moved(four(sources)), checkpointing=checkpointing)
+def test_one_backward_through_policy_and_critic_gives_the_same_gradients(sources, checkpointing, monkeypatch):
+    if checkpointing:  # no MLP leaves a token out then, which rounds otherwise
+        monkeypatch.setattr(forward, "can_leave_out", lambda _: False)
+    expected = gradients(moved(four(sources)), checkpointing=False)
     ours = gradients(moved(joined(four(sources))), checkpointing=checkpointing)
     assert expected.keys() == ours.keys()
     assert all("lora_" in name or "score.modules_to_save" in name for name in ours)

@@ -140,11 +140,8 @@ def test_a_reward_model_reads_as_many_tokens_at_once_as_the_recipe_says_and_the_
         assert source_of(model, **section).score(answers) == pytest.approx(expected, abs=1e-5)
         seen[name] = sorted(passes)
     assert seen["rows"] == [(2, 2), (2, 4)]
-    assert seen["tokens"] == [
-        (1, 3),
-        (1, 4),
-        (2, 2),
-    ]  # three passes, as with 3 and 2 together, of 11 tokens and not 12
+    # Three passes of 11 tokens; with 3 and 2 together there would be as many, of 12.
+    assert seen["tokens"] == [(1, 3), (1, 4), (2, 2)]
     assert seen["memory"] == [(1, 3), (1, 4), (2, 2), (2, 4)]
 
 
