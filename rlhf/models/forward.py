@@ -5,15 +5,16 @@ and rotary models alike.
 """
 
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from transformers import masking_utils
 
-from rlhf.models.load import backbone_of, score_head_of
-from rlhf.models.mlps import can_leave_out, mlps_on
+from rlhf.models.lean import lean_operators
+from rlhf.models.load import backbone_of, score_head_of, takes_shortcuts
+from rlhf.models.mlps import mlps_on
 from rlhf.models.transfer import to_device
 
 
@@ -57,14 +58,16 @@ def hidden_states(
     aligned = input_ids.gather(1, (columns[: max(1, width)] + padding) % len(columns))
     back = (columns[wanted] - padding).clamp(0, aligned.shape[1] - 1)
     real = last = None
-    if can_leave_out(model):
+    shortcuts = takes_shortcuts(model)
+    if shortcuts:
         # On a GPU padding is computed: nobody has measured there whether leaving it out pays for its copies.
         if not input_ids.is_cuda:
             real = last = places_of(columns[: aligned.shape[1]] < lengths[:, None])
         if read is not None:
             first = torch.arange(len(back), device=back.device)[:, None] * aligned.shape[1]
             last = (first + back).flatten().index_select(0, places_of(read, num_read))
-    with _one_sequence_a_row(), mlps_on(model, real, last):
+    leanly = lean_operators(model) if shortcuts else nullcontext()
+    with _one_sequence_a_row(), mlps_on(model, real, last), leanly:
         outputs = backbone_of(model)(input_ids=aligned, use_cache=False)
     hidden = cast(Tensor, outputs.last_hidden_state)
     return hidden.gather(1, back[:, :, None].expand(-1, -1, hidden.shape[-1]))

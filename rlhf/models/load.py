@@ -165,6 +165,20 @@ def layers_of(model: nn.Module) -> list[GradientCheckpointingLayer]:
     return [each for each in backbone_of(model).modules() if isinstance(each, GradientCheckpointingLayer)]
 
 
+def takes_shortcuts(model: nn.Module) -> bool:
+    """Whether a forward pass of now may be changed from outside, by `mlps_on` and `lean_operators`.
+
+    Not of families that they are not tested with, nor of compiled layers, into which neither reaches, nor with gradient
+    checkpointing, where the backward pass computes layers anew when they are over.
+    """
+    if inner_model_of(model).config.model_type not in TESTED_FAMILIES:
+        return False
+    layer = layers_of(model)[-1]
+    is_compiled = layer._compiled_call_impl is not None  # pyright: ignore[reportPrivateUsage]
+    checkpoints = layer.gradient_checkpointing and layer.training and torch.is_grad_enabled()
+    return not is_compiled and not checkpoints
+
+
 def score_head_of(model: nn.Module) -> nn.Module:
     """The reward model's head: maps hidden states `[..., H]` to scores `[..., 1]`."""
     return getattr(inner_model_of(model), SCORE_HEAD)

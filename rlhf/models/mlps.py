@@ -4,25 +4,10 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from rlhf.models.load import TESTED_FAMILIES, inner_model_of, layers_of
-
-
-def can_leave_out(model: nn.Module) -> bool:
-    """Whether `mlps_on` may be used for a forward pass of now.
-
-    Not for families that it is not tested with, nor for compiled layers, into which no hook reaches, nor for passes with
-    gradient checkpointing, whose backward computes layers anew when `mlps_on` is over.
-    """
-    if inner_model_of(model).config.model_type not in TESTED_FAMILIES:
-        return False
-    layer = layers_of(model)[-1]
-    is_compiled = layer._compiled_call_impl is not None  # pyright: ignore[reportPrivateUsage]
-    checkpoints = layer.gradient_checkpointing and layer.training and torch.is_grad_enabled()
-    return not is_compiled and not checkpoints
+from rlhf.models.load import layers_of
 
 
 @contextmanager
@@ -33,7 +18,7 @@ def mlps_on(model: nn.Module, places: Tensor | None, last: Tensor | None) -> Gen
     nobody reads, as those of prompts in PPO.
 
     Args:
-        model: a causal LM or a reward model, of which `can_leave_out` is true where any place is given.
+        model: a causal LM or a reward model, of which `takes_shortcuts` is true where any place is given.
         places: [n] int64, each once: tokens of the flattened rows, for all layers but the last; None: all.
         last: the same for the last layer.
     """

@@ -2,7 +2,9 @@
 
 import math
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from rlhf.ppo.micro_batches import MicroBatches, pass_without_gradient
 from rlhf.ppo.noise import sampling_noise
 from rlhf.ppo.prompts import Prompt
 from rlhf.ppo.scoring import Answer, Scorer
+from rlhf.ppo.sharding import passes_talk
 from rlhf.recipe.ppo import PPOSection
 
 Job = tuple[int, Prompt, int]
@@ -109,7 +112,7 @@ class Collector:
         started = time.perf_counter()
         jobs = [(place, prompt, sample) for place, (prompt, sample) in enumerate(batch)]
         mine = self._share(jobs)
-        with torch.no_grad():
+        with _without_gradients(self.accelerator):
             responses = self._generate(model, mine, step, stream, temperature)
             sampled = time.perf_counter()
             with on_device(self.reference, self._device):
@@ -229,6 +232,14 @@ class Collector:
     @property
     def _device(self) -> torch.device:
         return self.accelerator.device
+
+
+def _without_gradients(accelerator: Accelerator) -> AbstractContextManager[Any]:
+    """PyTorch's inference mode saves a CPU a twentieth of the time to sample and score. Elsewhere the device is what one
+    waits for, and whole weights or caches that were made in that mode could not be used outside of it.
+    """
+    on_cpu = accelerator.device.type == "cpu" and not passes_talk(accelerator)
+    return torch.inference_mode() if on_cpu else torch.no_grad()
 
 
 def _responses(generation: Generation) -> list[_Response]:

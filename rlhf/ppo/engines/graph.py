@@ -1,8 +1,8 @@
 """The `graph` engine: decoding in CUDA graphs, over a key-value cache that is allocated once, on the weights of a `Shadow`.
 
 Slots decode side by side, each at its own position. A response that ends leaves its slot to a waiting prompt; once none
-waits, the slots still in use move together and smaller graphs go on. The host looks at who has ended every 8 tokens, one
-look behind, so that the device never waits for it. On a CPU the same steps run without capture.
+waits, the slots still in use move together and smaller graphs go on. The host looks at who has ended every 8 tokens, a few
+tokens before the device has done what it was given, so that it never waits. On a CPU the same steps run without capture.
 """
 
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from transformers import PreTrainedModel
 
 from rlhf.models.compiling import compile_for_caches
 from rlhf.models.load import output_head_of
+from rlhf.models.transfer import OnItsWay
 from rlhf.ppo.engines.attention import DECODE_ATTENTION
 from rlhf.ppo.engines.base import Generation, finish_reasons, require_numbers
 from rlhf.ppo.engines.decoder import Decoder
-from rlhf.ppo.engines.lookout import Lookout
 from rlhf.ppo.engines.prefill import Prefill, filled
 from rlhf.ppo.engines.sampling import SamplingParams
 from rlhf.ppo.engines.shadow import Shadow
@@ -26,6 +26,8 @@ from rlhf.ppo.engines.stop_texts import StopTexts
 from rlhf.ppo.engines.supports import ids_of_tokens
 
 LOOK_EVERY_TOKENS = 8
+_AHEAD = 3
+"""Tokens that the device has yet to sample when it tells who has ended: the host's work hides behind them."""
 _COLUMNS = 64
 _SMALLEST = 8
 _ADMITTED_TOGETHER = 16
@@ -149,7 +151,6 @@ class _Call:
         self.size = self.sizes[-1]
         self.row_of: dict[int, int] = {}
         self.steps: dict[int, int] = {}
-        self.lookout = Lookout(slots.ended)
 
     def run(self) -> None:
         while self.prefill.num_waiting or self.row_of:
@@ -157,14 +158,20 @@ class _Call:
             self._draw_together()
             left = max(self.num_tokens - done for done in self.steps.values())
             steps = min(LOOK_EVERY_TOKENS, left)
-            for _ in range(steps):
-                self.decoder.advance(self.size, self.params)
+            before = max(0, steps - _AHEAD)
+            self._advance(before)
+            ended = OnItsWay(self.slots.ended)
+            self._advance(steps - before)
             for slot in self.steps:
                 self.steps[slot] += steps
             if self.stop_texts is not None:
                 slots, rows = list(self.row_of), list(self.row_of.values())
                 self.slots.end_at_texts(slots, rows, self.stop_texts, steps)
-            self._free()
+            self._free(ended.arrived().tolist())
+
+    def _advance(self, steps: int) -> None:
+        for _ in range(steps):
+            self.decoder.advance(self.size, self.params)
 
     def _admit(self) -> None:
         """Fill free slots once there are enough of them for a copy to pay."""
@@ -195,11 +202,10 @@ class _Call:
                 self.steps[target] = self.steps.pop(source)
         self.size = size
 
-    def _free(self) -> None:
-        """Take back slots whose response has ended: by its length, which the host knows, or by what it saw one look ago."""
-        seen = self.lookout.look(self.row_of)
-        for slot, row in list(self.row_of.items()):
-            if self.steps[slot] >= self.num_tokens or (slot, row) in seen:
+    def _free(self, ended: list[bool]) -> None:
+        """Take back slots whose response has ended: by its length, which the host knows, or by what it has seen."""
+        for slot in list(self.row_of):
+            if ended[slot] or self.steps[slot] >= self.num_tokens:
                 del self.row_of[slot], self.steps[slot]
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from transformers import Cache
 
 from rlhf.models.forward import pad_left
-from rlhf.models.load import backbone_of, output_head_of
-from rlhf.models.mlps import can_leave_out, mlps_on
+from rlhf.models.load import backbone_of, output_head_of, takes_shortcuts
+from rlhf.models.mlps import mlps_on
 from rlhf.ppo.engines.base import Generation, finish_reasons, require_numbers
 from rlhf.ppo.engines.caches import GrowingLayer
 from rlhf.ppo.engines.sampling import Draw, sample_tokens
@@ -72,7 +72,7 @@ class HFEngine:
         cache = Cache(layer_class_to_replicate=GrowingLayer)
         for t in range(noise.shape[1]):
             # Of a prompt the last token's state alone is read.
-            with mlps_on(policy, None, _ends(ids) if t == 0 and can_leave_out(policy) else None):
+            with mlps_on(policy, None, _ends(ids) if t == 0 and takes_shortcuts(policy) else None):
                 hidden = _last_hidden(backbone, ids, mask, positions, cache)
             draw = sampler(head(hidden), noise[rows, t])
             written.add(t, rows, draw)

@@ -44,6 +44,18 @@ def test_the_scorer_is_asked_once_and_its_scores_reach_their_responses():
         assert (answer.response_ids, answer.finish_reason) == (episode.response_ids, episode.finish_reason)
 
 
+def test_a_cpu_collects_in_inference_mode_and_nothing_of_it_is_left():
+    ppo, modes = TinyPPO(section_of()), []
+    ppo.collector.scorer = scorer = Counting()
+    ppo.policy.model.register_forward_hook(lambda *_: modes.append(torch.is_inference_mode_enabled()))
+    rollout = ppo.collect()
+    assert scorer.calls
+    assert set(modes) == {True}
+    left = [value for value in vars(rollout).values() if isinstance(value, torch.Tensor)]
+    left += [*ppo.model.parameters(), *ppo.model.buffers()]
+    assert not any(tensor.is_inference() for tensor in left)
+
+
 def test_a_scorer_that_gives_too_few_scores_is_found():
     ppo = TinyPPO(section_of())
     ppo.collector.scorer = type(

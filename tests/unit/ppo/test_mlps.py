@@ -42,7 +42,7 @@ def test_states_that_are_read_and_gradients_are_those_of_a_plain_pass(model_type
         model = family(model_type).eval()
         with monkeypatch.context() as patch:
             if name == "plain":
-                patch.setattr(forward, "can_leave_out", lambda _: False)
+                patch.setattr(forward, "takes_shortcuts", lambda _: False)
             states = hidden_states(model, ids, mask, **settings)[read]
         (states * weights).sum().backward()
         grads = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}

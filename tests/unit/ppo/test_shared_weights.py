@@ -144,7 +144,7 @@ def test_a_reference_without_an_adapter_is_the_backbone_itself(sources):
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_one_backward_through_policy_and_critic_gives_the_same_gradients(sources, checkpointing, monkeypatch):
     if checkpointing:  # no MLP leaves a token out then, which rounds otherwise
-        monkeypatch.setattr(forward, "can_leave_out", lambda _: False)
+        monkeypatch.setattr(forward, "takes_shortcuts", lambda _: False)
     expected = gradients(moved(four(sources)), checkpointing=False)
     ours = gradients(moved(joined(four(sources))), checkpointing=checkpointing)
     assert expected.keys() == ours.keys()

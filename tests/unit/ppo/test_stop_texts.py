@@ -11,7 +11,6 @@ from transformers import PreTrainedTokenizerFast
 from rlhf.errors import UsageError
 from rlhf.ppo.engines.graph import GraphEngine
 from rlhf.ppo.engines.hf import HFEngine
-from rlhf.ppo.engines.lookout import Held, Lookout
 from rlhf.ppo.engines.stop_texts import StopTexts
 from rlhf.ppo.noise import sampling_noise
 
@@ -51,23 +50,11 @@ def sample_with(kind, stop, stop_ids=(EOS,), num_tokens=NUM_TOKENS):
     return rows, out.finish_reasons
 
 
-class LateLookout(Lookout):
-    """One look behind, as on a GPU."""
-
-    def __init__(self, ended):
-        super().__init__(ended)
-        self.seen: Held = set()
-
-    def look(self, row_of):
-        seen, self.seen = self.seen, super().look(row_of)
-        return seen
-
-
-@pytest.fixture(params=["hf", "graph", "graph, seen late"])
+@pytest.fixture(params=["hf", "graph", "graph, seen at once"])
 def sample(request, monkeypatch):
     """`sample_with` each of the engines."""
-    if request.param == "graph, seen late":
-        monkeypatch.setattr("rlhf.ppo.engines.graph.Lookout", LateLookout)
+    if request.param == "graph, seen at once":
+        monkeypatch.setattr("rlhf.ppo.engines.graph._AHEAD", 0)
     return partial(sample_with, request.param)
 
 
