@@ -104,6 +104,17 @@ def check_quantization(recipe: Recipe) -> None:
         )
 
 
+def check_vllm(recipe: Recipe, stages: Sequence[Stage]) -> None:
+    """Raise UsageError, naming the extra, where PPO is to sample with vLLM and it is not installed."""
+    if "ppo" not in stages or recipe.ppo is None or recipe.ppo.sampling.engine != "vllm":
+        return
+    if importlib.util.find_spec("vllm") is None:
+        raise UsageError(
+            "ppo.sampling.engine: vllm needs vLLM, which is not installed",
+            "pip install -e '.[vllm]', or take engine: auto.",
+        )
+
+
 def check_strategy(recipe: Recipe) -> None:
     """Refuse what is not installed, and a configuration file under which models would be incomplete.
 

@@ -23,6 +23,7 @@ from rlhf.pipeline.preflight import (
     check_sources,
     check_strategy,
     check_trackers,
+    check_vllm,
     check_workspace,
 )
 from rlhf.pipeline.progress import StageProgress
@@ -164,6 +165,7 @@ class _Pipeline:
         check_sources(self.recipe, needed)
         check_strategy(self.recipe)
         check_quantization(self.recipe)
+        check_vllm(self.recipe, needed)
         check_trackers(self.recipe)
         return needed
 

@@ -33,6 +33,7 @@ class Episode:
         finish_reason: `eos` (a stop token), `stop` (a stop text) or `length` (cut).
         bootstrap_value: the critic's value after the last token of a response that was cut, else 0.
         support: [T] arrays of int32 token ids: what each token was sampled from, where top-p or min-p cut the vocabulary.
+        importance_weights: [T] float32, see `importance_weights`; None where the engine computes as the trainer does.
         metadata: of the prompt's record.
     """
 
@@ -50,6 +51,7 @@ class Episode:
     scores: dict[str, float] = field(default_factory=dict[str, float])
     bootstrap_value: float = 0.0
     support: list[np.ndarray] | None = None
+    importance_weights: np.ndarray | None = None
     metadata: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @property
@@ -72,6 +74,7 @@ class Rollout:
         ended: [B] bool.
         bootstrap_values: [B] float32, the value after the last token of a response that was cut, else 0.
         episodes: the rows they came from.
+        importance_weights: [B, T] float32, 0 outside the mask; None where the engine computes as the trainer does.
     """
 
     prompt_ids: Tensor
@@ -85,6 +88,7 @@ class Rollout:
     ended: Tensor
     bootstrap_values: Tensor
     episodes: list[Episode] = field(repr=False)
+    importance_weights: Tensor | None = None
 
     @property
     def num_episodes(self) -> int:
@@ -109,6 +113,8 @@ class Rollout:
             "values": self.values[index][:, cut],
             **{name: column[index][:, cut] for name, column in columns.items()},
         }
+        if self.importance_weights is not None:
+            batch["importance_weights"] = self.importance_weights[index][:, cut]
         supports = [self.episodes[row].support for row in rows]
         if any(support is not None for support in supports):
             batch["support"] = pad_supports(supports, response_columns)
@@ -122,7 +128,11 @@ def gather_episodes(local: list[Episode]) -> list[Episode]:
 
 
 def collate(episodes: list[Episode]) -> Rollout:
-    """Pad episodes into a `Rollout`."""
+    """Pad episodes into a `Rollout`.
+
+    Raises:
+        ValueError: only some episodes have importance weights.
+    """
     num_prompt = max(len(episode.prompt_ids) for episode in episodes)
     num_response = max(len(episode.response_ids) for episode in episodes)
 
@@ -137,6 +147,9 @@ def collate(episodes: list[Episode]) -> Rollout:
             padded[place, : len(row)] = row
         return torch.from_numpy(padded).to(dtype)
 
+    weights = [each.importance_weights for each in episodes if each.importance_weights is not None]
+    if weights and len(weights) < len(episodes):
+        raise ValueError("some responses have importance weights and some have none")
     lengths = torch.tensor([len(episode.response_ids) for episode in episodes])
     prompt_lengths = torch.tensor([len(episode.prompt_ids) for episode in episodes])
     return Rollout(
@@ -151,6 +164,7 @@ def collate(episodes: list[Episode]) -> Rollout:
         ended=torch.tensor([episode.ended for episode in episodes]),
         bootstrap_values=torch.tensor([episode.bootstrap_value for episode in episodes], dtype=torch.float32),
         episodes=episodes,
+        importance_weights=right(weights, torch.float32) if weights else None,
     )
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from rlhf.ppo.episodes import Rollout
+from rlhf.ppo.importance import importance_metrics
 from rlhf.ppo.kl import kl_estimate
 from rlhf.ppo.sources.combine import DISAGREEMENT
 
@@ -34,6 +35,7 @@ def rollout_metrics(rollout: Rollout, shaped: torch.Tensor, rewards: torch.Tenso
         "val/share_without_eos": 1.0 - float(rollout.ended.float().mean()),
         "val/response_tokens": float(lengths.mean()),
         "val/engine_log_ratio_abs": engine_log_ratio_abs(rollout),
+        **importance_metrics(rollout),
     }
 
 

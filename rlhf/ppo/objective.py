@@ -23,7 +23,7 @@ def objective(
     Args:
         section: the recipe's `ppo`.
         outputs: of `ActorCritic.forward`, with gradient; the terms of a role that was not asked are left out.
-        batch: of `Rollout.micro_batch`, and `advantages` and `returns`, [B, T] float32.
+        batch: of `Rollout.micro_batch` (importance weights where there are any), and `advantages` and `returns`, [B, T] float32.
         num_tokens: response tokens of the global minibatch, the divisor of every term.
         kl_coef: the KL coefficient of now; unread where the penalty is in the reward.
         trains_policy: False: all terms but the value loss have weight 0, and yet a gradient, which FSDP2 waits for.
@@ -71,6 +71,7 @@ def _of_policy(
         mask,
         cliprange=section.cliprange,
         num_tokens=num_tokens,
+        weights=batch.get("importance_weights"),
         dual_clip=section.dual_clip,
     )
     mean_entropy = keep(outputs["entropy"], mask).sum() / num_tokens

@@ -22,6 +22,8 @@ _COLUMNS = (
     *("prompt_ids", "response_ids", "logprobs", "ref_logprobs", "values", "engine_logprobs"),
     *("score", "scores", "finish_reason", "prompt_id", "sample_index", "bootstrap_value", "metadata"),
 )
+_LATER_COLUMNS = ("importance_weights",)
+"""Not in recordings of before they existed, nor needed there."""
 
 
 class RecordedRollouts:
@@ -55,7 +57,7 @@ class RecordedRollouts:
             UsageError: the step was not recorded, or without those values.
             DataError: it is incomplete.
         """
-        rows = read_step(self.folder, step + 1, _COLUMNS)
+        rows = read_step(self.folder, step + 1, (*_COLUMNS, *_LATER_COLUMNS))
         lacking = set(_COLUMNS) - set(rows[0]) if rows else set[str]()
         if lacking:
             raise DataError(
@@ -141,6 +143,7 @@ def _episode(place: int, row: dict[str, Any]) -> Episode:
         np.array(row[name], dtype=np.float32)
         for name in ("logprobs", "ref_logprobs", "values", "engine_logprobs")
     )
+    weights = row.get("importance_weights")
     return Episode(
         index=place,
         prompt_id=row["prompt_id"],
@@ -155,5 +158,6 @@ def _episode(place: int, row: dict[str, Any]) -> Episode:
         finish_reason=row["finish_reason"],
         scores=row["scores"],
         bootstrap_value=row["bootstrap_value"] or 0.0,
+        importance_weights=None if weights is None else np.array(weights, dtype=np.float32),
         metadata=row["metadata"],
     )

@@ -17,6 +17,7 @@ from rlhf.models.transfer import to_device
 from rlhf.ppo.actor_critic import ActorCritic, extent_of, response_logprobs
 from rlhf.ppo.engines.base import Generation, GenerationEngine
 from rlhf.ppo.episodes import Episode, FinishReason, Rollout, collate, gather_episodes, pad_supports
+from rlhf.ppo.importance import importance_weights
 from rlhf.ppo.micro_batches import MicroBatches, pass_without_gradient
 from rlhf.ppo.noise import sampling_noise
 from rlhf.ppo.prompts import Prompt
@@ -36,6 +37,7 @@ class _Response:
     logprobs: np.ndarray
     finish_reason: FinishReason
     support: list[np.ndarray] | None
+    needs_weights: bool
 
 
 @dataclass(frozen=True)
@@ -208,10 +210,13 @@ class Collector:
         last = sequence_scores(model.critic, *part[:2], width=extent.width)
         return columns, last * to_device(torch.tensor(cut), device)
 
-    @staticmethod
-    def _episode(job: Job, response: _Response, measured: _Measured) -> Episode:
+    def _episode(self, job: Job, response: _Response, measured: _Measured) -> Episode:
         """Sampled and measured, not yet scored."""
         place, prompt, sample = job
+        weights = None
+        if response.needs_weights:
+            cap = self.section.sampling.vllm_settings.max_importance_weight
+            weights = importance_weights(measured.logprobs, response.logprobs, cap)
         return Episode(
             index=place,
             prompt_id=prompt.prompt_id,
@@ -226,6 +231,7 @@ class Collector:
             finish_reason=response.finish_reason,
             bootstrap_value=measured.bootstrap_value,
             support=response.support,
+            importance_weights=weights,
             metadata={} if prompt.record is None else prompt.record.metadata,
         )
 
@@ -247,7 +253,7 @@ def _responses(generation: Generation) -> list[_Response]:
     logprobs = _rows(generation.logprobs.float(), generation.response_mask)
     supports = generation.support or [None] * len(ids)
     return [
-        _Response(row.tolist(), each, reason, support)
+        _Response(row.tolist(), each, reason, support, generation.needs_weights)
         for row, each, reason, support in zip(ids, logprobs, generation.finish_reasons, supports, strict=True)
     ]
 

@@ -7,6 +7,7 @@ from pydantic import Field
 from rlhf.recipe.base import ArtefactName, Section, Seed
 from rlhf.recipe.evaluation import EvaluationSection, WatchSection
 from rlhf.recipe.rewards import RewardSource, ShapingSection
+from rlhf.recipe.vllm import VLLMSection
 
 Schedule = Literal["linear", "cosine", "constant"]
 
@@ -43,8 +44,15 @@ class SamplingSection(Section):
     """Responses to each prompt of a step; global_batch_size counts responses."""
     replay: str | None = None
     """A folder of recorded rollouts (`<run>/ppo/rollouts`): its responses and numbers are taken in place of generation, to debug the update alone."""
-    engine: Literal["auto", "hf", "graph"] = "auto"
-    """Rollout engine: `hf` decodes with transformers' growing cache and runs everywhere; `graph` decodes in CUDA graphs over a fixed cache and fills the places of responses that have ended; `auto` takes `graph` on a GPU if it can, else `hf`, and says which in the log."""
+    engine: Literal["auto", "hf", "graph", "vllm"] = "auto"
+    """Rollout engine: `hf` decodes with transformers' growing cache and runs everywhere; `graph` decodes in CUDA graphs over a fixed cache and fills the places of responses that have ended; `auto` takes `graph` on a GPU if it can, else `hf`, and says which in the log; `vllm` samples with vLLM, where it is installed, and weighs what it sampled (docs/ppo.md)."""
+    vllm: VLLMSection | None = None
+    """Settings of `engine: vllm`; its defaults where left out."""
+
+    @property
+    def vllm_settings(self) -> VLLMSection:
+        """Those of `engine: vllm`, given or not."""
+        return self.vllm or VLLMSection()
 
 
 class PPOSection(Section):

@@ -8,6 +8,7 @@ from rlhf.recipe.ppo import KLSection, PPOSection
 from rlhf.recipe.reward_combinations import find_rewards
 from rlhf.recipe.sharding_combinations import find_sharding
 from rlhf.recipe.tree import Fault, Tree, at, whole
+from rlhf.recipe.vllm_combinations import find_vllm
 
 
 def find_ppo(tree: Tree) -> Iterator[Fault]:
@@ -21,6 +22,7 @@ def find_ppo(tree: Tree) -> Iterator[Fault]:
     yield from _replay(tree)
     yield from _dtype(tree)
     yield from _backbone(tree)
+    yield from find_vllm(tree)
     yield from find_sharding(tree)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from rlhf.recipe.tree import Fault, Tree, at
+from rlhf.recipe.vllm_combinations import find_vllm_sharding
 
 _ZERO = ("zero1", "zero2", "zero3")
 
@@ -24,6 +25,7 @@ def find_sharding(tree: Tree) -> Iterator[Fault]:
     if at(tree, "ppo", "compile"):
         message = f"layers have not been compiled under {strategy} yet"
         yield ("ppo", "compile"), f"{message}: take launch.strategy: ddp, or leave compile out"
+    yield from find_vllm_sharding(tree)
     if strategy in _ZERO:
         yield from _zero(tree, str(strategy))
 

@@ -39,8 +39,8 @@ TRANSPORT = {"batch_size", "timeout_seconds", "retries", "backoff_seconds"}
 """Those of a source of scores: how a service is asked, not what it answers."""
 LATER_PPO = {"over_length": "error"}
 """Field -> what was so before it existed: there it counts for nothing, so that older runs stay finished."""
-LATER_MODEL = {"model.lora.quantize": None}
-"""The same of the model's settings."""
+LATER_NESTED = {"model.lora.quantize": None, "ppo.sampling.vllm": None}
+"""The same of settings further down, by their dotted keys."""
 
 
 class ModelInput(BaseModel):
@@ -114,7 +114,7 @@ def stage_inputs(
             "launch": {"mixed_precision": recipe.launch.mixed_precision},
         }
     )
-    for key, before in LATER_MODEL.items():
+    for key, before in LATER_NESTED.items():
         if key in settings and settings[key] == before:
             del settings[key]
     if stage == "ppo" and recipe.uses_ptx and recipe.sft is not None:
@@ -158,6 +158,7 @@ def _not_inputs(stage: Stage) -> dict[str, Any]:
     left_out: dict[str, Any] = dict.fromkeys(NOT_INPUTS, True)
     if stage != "ppo":
         return left_out
+    left_out |= {"sampling": {"vllm": {"server_url", "gpu_memory_utilization", "sleep"}}}
     return left_out | {"rewards": {"__all__": TRANSPORT}, "evaluation": {"gold": TRANSPORT}}
 
 

@@ -11,7 +11,7 @@ from rlhf.stages.rollout_records import SCHEMA, as_json, sampled, write_shard
 
 _COLUMNS = (
     *("prompt", "response", "prompt_ids", "response_ids"),
-    *("logprobs", "ref_logprobs", "values", "engine_logprobs"),
+    *("logprobs", "ref_logprobs", "values", "engine_logprobs", "importance_weights"),
     *("score", "scores", "finish_reason", "step", "prompt_id", "sample_index", "bootstrap_value", "metadata"),
 )
 _SCHEMA = pa.schema([SCHEMA.field(name) for name in _COLUMNS])

@@ -15,7 +15,10 @@ from rlhf.stages.inputs import ModelInput
 from rlhf_schemas import RolloutRecord
 
 ROLLOUTS_FOLDER = "rollouts"
-_FLOATS = ("logprobs", "ref_logprobs", "values", "rewards", "advantages", "returns", "engine_logprobs")
+_FLOATS = (
+    *("logprobs", "ref_logprobs", "values", "rewards", "advantages", "returns"),
+    *("engine_logprobs", "importance_weights"),
+)
 
 
 def write_rollout(
@@ -58,6 +61,7 @@ def write_shard(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> Pa
 
 def sampled(episode: Episode, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """What is known of an episode before the update, under the record's names."""
+    weights = episode.importance_weights
     return {
         "prompt": str(tokenizer.decode(episode.prompt_ids)),
         "response": str(tokenizer.decode(episode.response_ids, skip_special_tokens=True)),
@@ -67,6 +71,7 @@ def sampled(episode: Episode, tokenizer: PreTrainedTokenizerBase) -> dict[str, A
         "ref_logprobs": episode.ref_logprobs.tolist(),
         "values": episode.values.tolist(),
         "engine_logprobs": episode.engine_logprobs.tolist(),
+        "importance_weights": None if weights is None else weights.tolist(),
         "score": episode.score,
         "scores": episode.scores,
         "finish_reason": episode.finish_reason,

@@ -9,7 +9,10 @@ from rlhf_schemas.base import Metadata, Record, Text, check_unicode
 
 TokenId = Annotated[int, Field(ge=0)]
 
-_PER_TOKEN = ("logprobs", "ref_logprobs", "values", "rewards", "advantages", "returns", "engine_logprobs")
+_PER_TOKEN = (
+    *("logprobs", "ref_logprobs", "values", "rewards", "advantages", "returns"),
+    *("engine_logprobs", "importance_weights"),
+)
 
 
 class RolloutRecord(Record):
@@ -57,6 +60,8 @@ class RolloutRecord(Record):
     """The score after clipping, normalisation and penalties."""
     engine_logprobs: list[float] | None = None
     """The generation engine's own log-probabilities; absent where it gives none."""
+    importance_weights: list[float] | None = None
+    """What each token's policy loss was multiplied by: the trainer's probability over the engine's, truncated; absent where the engine computes as the trainer does."""
     kl_coef: float | None = Field(None, ge=0)
     """The KL coefficient in force when this was sampled."""
     bootstrap_value: float | None = None

@@ -16,6 +16,7 @@ from rlhf.recipe.ppo import KLSection, PPOSection, SamplingSection
 from rlhf.recipe.preparation import Balance, Holdout, Preparation, RowWeights
 from rlhf.recipe.rewards import RewardSource, ShapingSection
 from rlhf.recipe.training import RewardSection, SFTSection, TrainingSection
+from rlhf.recipe.vllm import VLLMSection
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "Top level": Recipe,
@@ -37,6 +38,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "ppo": PPOSection,
     "ppo.kl": KLSection,
     "ppo.sampling": SamplingSection,
+    "ppo.sampling.vllm": VLLMSection,
     "ppo.rewards, a list; and ppo.evaluation.gold": RewardSource,
     "ppo.shaping": ShapingSection,
     "ppo.evaluation": EvaluationSection,

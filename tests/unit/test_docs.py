@@ -21,6 +21,7 @@ LOGGED = {
         *("rollout_metrics", "evaluation_metrics", "paired_metrics"),
         "_scores_by_source",
     ),
+    "rlhf/ppo/importance.py": ("importance_metrics",),
     "rlhf/ppo/evaluation.py": ("evaluate", "_against_best_of_n"),
     "rlhf/ppo/rollout.py": ("collect",),
     "rlhf/ppo/update_metrics.py": ("update_metrics",),

@@ -23,6 +23,8 @@ class Generation:
         finish_reasons: [B] how each response ended; `eos` where a stop token also completes a stop text.
         support: for each row, for each of its tokens, the ids (int32, ascending) that it was sampled from; None
             where that is the whole vocabulary.
+        needs_weights: whether `logprobs` come from another implementation than the trainer's, so that the update
+            weighs each token by the ratio of the two (`rlhf.ppo.importance`).
     """
 
     response_ids: Tensor
@@ -30,6 +32,7 @@ class Generation:
     logprobs: Tensor
     finish_reasons: list[FinishReason]
     support: list[list[np.ndarray]] | None = None
+    needs_weights: bool = False
 
 
 class GenerationEngine(Protocol):

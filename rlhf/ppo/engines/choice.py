@@ -1,5 +1,6 @@
-"""Which rollout engine samples: what the recipe names, or what suits model, settings and machine."""
+"""Which rollout engine samples: what the recipe names, or what suits model, settings and machine; `vllm` by name alone."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ def choose_engine(
     is_sharded: bool,
     on_gpu: bool = False,
     compiled: bool = False,
+    start_vllm: Callable[[], GenerationEngine] | None = None,
 ) -> tuple[GenerationEngine, str]:
     """The engine, and a line for the log that says which it is and why.
 
@@ -41,23 +43,24 @@ def choose_engine(
         is_sharded: whether a process holds only a part of the weights outside of a rollout.
         on_gpu: whether it runs there, where `auto` takes the graph engine if it can.
         compiled: let torch.compile fuse what the graph engine does.
+        start_vllm: makes the `vllm` engine; called where that is named and can be.
 
     Raises:
-        UsageError: `engine: graph` is named and cannot be.
+        UsageError: `engine: graph` or `engine: vllm` is named and cannot be.
     """
     hf = HFEngine(batch_size=batch_size, stop_texts=stop_texts)
     if sampling.engine == "hf":
         return hf, "rollout engine: hf"
+    if sampling.engine == "vllm":
+        _require("vllm", vllm_obstacle(policy, is_sharded=is_sharded, on_gpu=on_gpu))
+        assert start_vllm is not None
+        return start_vllm(), f"rollout engine: vllm, {sampling.vllm_settings.mode}, {batch_size} slots"
     obstacle = graph_obstacle(policy)
     if sampling.engine == "auto":
         reason = obstacle or (None if on_gpu else "is for GPUs") or (_KEEPS_A_COPY if is_sharded else None)
         if reason is not None:
             return hf, f"rollout engine: hf; graph {reason}"
-    if obstacle is not None:
-        raise UsageError(
-            f"ppo.sampling.engine: graph {obstacle}",
-            "Set ppo.sampling.engine: hf, or auto.",
-        )
+    _require("graph", obstacle)
     engine = GraphEngine(
         num_slots=batch_size,
         dtype=dtype,
@@ -81,3 +84,19 @@ def graph_obstacle(policy: nn.Module) -> str | None:
     if any(is_quantized(parameter) for parameter in policy.parameters()):
         return "cannot merge adapters into quantised weights"
     return None
+
+
+def vllm_obstacle(policy: nn.Module, *, is_sharded: bool, on_gpu: bool) -> str | None:
+    """Why `vllm` cannot sample this policy here, as the end of a sentence; None where it can."""
+    if not on_gpu:
+        return "is for GPUs: on a CPU vLLM packs its weights when it starts, and cannot be given others"
+    if is_sharded:
+        return "is given whole weights, and each process holds a part of them"
+    if any(is_quantized(parameter) for parameter in policy.parameters()):
+        return "is given whole weights, and the base is held in 4 bits"
+    return None
+
+
+def _require(engine: str, obstacle: str | None) -> None:
+    if obstacle is not None:
+        raise UsageError(f"ppo.sampling.engine: {engine} {obstacle}", "Set ppo.sampling.engine: hf, or auto.")

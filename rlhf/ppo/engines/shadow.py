@@ -90,6 +90,25 @@ class Shadow:
             joined.refresh()
 
 
+@torch.no_grad()
+def plain_weights(policy: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every weight once, under its name without adapters, as an engine reads it that knows none.
+
+    Args:
+        policy: a causal LM, whole or under adapters.
+
+    Yields:
+        The weight itself, or, under an adapter, a merged float32 copy of it, made when it is asked for.
+    """
+    seen: set[int] = set()
+    for name, source in _sources(inner_model_of(policy)):
+        if isinstance(source, _Adapted):
+            yield name, source.merged()
+        elif id(source) not in seen:  # else tied to one before it
+            seen.add(id(source))
+            yield name, source.data
+
+
 class _Adapted:
     """A weight under an adapter."""
 

@@ -19,6 +19,9 @@ class StopTexts:
         tokenizer: what the tokens decode with.
         texts: each ends a response.
 
+    Attributes:
+        texts: the same.
+
     Raises:
         UsageError: no text, an empty one, or none that the vocabulary can write.
     """
@@ -29,6 +32,7 @@ class StopTexts:
                 f"ppo.sampling.stop is {texts}: an empty stop text would end every response",
                 "Give texts of one character or more, or leave sampling.stop out.",
             )
+        self.texts = tuple(texts)
         try:
             self._criteria = StopStringCriteria(tokenizer, texts)
         except ValueError as error:

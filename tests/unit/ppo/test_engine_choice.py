@@ -12,7 +12,7 @@ from rlhf.ppo.engines.hf import HFEngine
 from rlhf.recipe.ppo import SamplingSection
 
 
-def chosen(policy, *, is_sharded=False, on_gpu=False, stop_texts=None, **sampling):
+def chosen(policy, *, is_sharded=False, on_gpu=False, stop_texts=None, start_vllm=None, **sampling):
     section = SamplingSection.model_validate({"max_new_tokens": 4} | sampling)
     return choose_engine(
         section,
@@ -23,6 +23,7 @@ def chosen(policy, *, is_sharded=False, on_gpu=False, stop_texts=None, **samplin
         stop_texts=stop_texts,
         is_sharded=is_sharded,
         on_gpu=on_gpu,
+        start_vllm=start_vllm,
     )
 
 
@@ -87,6 +88,30 @@ def test_where_it_cannot_auto_takes_hf_and_says_why_and_its_name_is_refused(poli
     assert words in line
     with pytest.raises(UsageError, match=words):
         chosen(policy(), engine="graph", **settings)
+
+
+def test_vllm_is_started_where_it_is_named_and_never_by_itself():
+    started = []
+
+    def start():
+        started.append(HFEngine())
+        return started[-1]
+
+    for engine in ("auto", "hf", "graph"):
+        chosen(tiny_lm(), on_gpu=True, start_vllm=start, engine=engine)
+    assert not started
+    engine, line = chosen(adapted(), on_gpu=True, start_vllm=start, engine="vllm")
+    assert started == [engine]
+    assert line == "rollout engine: vllm, colocate, 6 slots"
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [({"on_gpu": False}, "is for GPUs"), ({"on_gpu": True, "is_sharded": True}, "holds a part")],
+)
+def test_where_vllm_cannot_be_given_weights_it_is_refused_before_it_starts(where, words):
+    with pytest.raises(UsageError, match=rf"{words}(.|\n)*engine: hf, or auto"):
+        chosen(tiny_lm(), engine="vllm", **where)
 
 
 def test_adapters_are_no_obstacle():

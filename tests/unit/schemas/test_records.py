@@ -53,6 +53,7 @@ VALID = [
     ("prompt", {"prompt": [S, U], "metadata": {"film": "x"}}),
     ("rollout", ROLLOUT),
     ("rollout", {**ROLLOUT, "response": "", "engine_logprobs": [-0.5, -1.0, -0.25], "scores": {"rm": 1.0}}),
+    ("rollout", {**ROLLOUT, "importance_weights": [1.0, 2.0, 0.5]}),
     ("rollout", {**ROLLOUT, "prompt_id": 4, "sample_index": 1, "shaped_score": 0.5, "kl_coef": 0.05}),
 ]
 
@@ -150,6 +151,7 @@ BROKEN = [
             "advantages",
             "returns",
             "engine_logprobs",
+            "importance_weights",
         )
     ),
 ]
