@@ -89,6 +89,7 @@ class VLLMEngine:
                     max_num_seqs=num_slots,
                     enable_sleep_mode=settings.sleep,
                 )
+                self._require_processed()
                 self._send(policy)
         except (ImportError, OSError, RuntimeError, ValueError, LookupError, AssertionError) as error:
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -134,6 +135,13 @@ class VLLMEngine:
             for row, numbers in zip(ids[: len(prompts)], logprobs[: len(prompts)], strict=True)
         ]
         return _generation(sampled, next(policy.parameters()).device)
+
+    def _require_processed(self) -> None:
+        """Raise ValueError where a server's log-probabilities are not those at the sampling temperature."""
+        if self.settings.mode == "server" and self.accelerator.is_main_process:
+            given = self._vllm.vllm_client.get_server_info()["model_config"]["logprobs_mode"]
+            if given != "processed_logprobs":
+                raise ValueError(f"the server gives {given}, which leave the temperature out")
 
     def _send(self, policy: nn.Module) -> None:
         """Give vLLM the weights, unless they are those that it has."""

@@ -1,6 +1,7 @@
 """TRL's `VLLMGeneration` with a small transformers model in vLLM's place; calls that the real class would not take fail."""
 
 import inspect
+from types import SimpleNamespace
 
 import torch
 from tiny_ppo import tiny_lm
@@ -26,6 +27,8 @@ class FakeGeneration:
     """
 
     dtype = torch.float32
+    logprobs_mode = "processed_logprobs"
+    """A server's."""
     decode = None
     """Turns tokens into text, where stop texts are looked for."""
 
@@ -36,6 +39,8 @@ class FakeGeneration:
             setattr(self, name, self.given[name])
         self.calls, self.num_syncs = [], 0
         self.engine = tiny_lm(seed=99)
+        info = {"model_config": {"logprobs_mode": self.logprobs_mode}}
+        self.vllm_client = SimpleNamespace(get_server_info=lambda: info)
 
     def sync_weights(self, *args, **kwargs):
         bound("sync_weights", self, *args, **kwargs)

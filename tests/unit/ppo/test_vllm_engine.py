@@ -170,6 +170,13 @@ def test_a_server_is_not_seeded():
     assert drawn[0] != drawn[1]
 
 
+def test_a_server_that_leaves_the_temperature_out_of_its_log_probabilities_is_refused(fake):
+    fake.logprobs_mode = "raw_logprobs"
+    engine_of(tiny_lm())  # VLLMGeneration itself asks a colocated engine for them
+    with pytest.raises(UsageError, match=r"gives raw_logprobs(.|\n)*--logprobs-mode processed_logprobs"):
+        engine_of(tiny_lm(), mode="server", server_url="http://localhost:8000")
+
+
 def test_ends_are_our_stop_tokens_and_the_limit():
     policy = tiny_lm()
     engine = engine_of(policy)
@@ -219,6 +226,7 @@ def test_of_a_server_each_process_asks_for_as_many_as_the_others():
     others = SimpleNamespace(
         device=torch.device("cpu"),
         num_processes=2,
+        is_main_process=True,
         gather=lambda mine: torch.cat([mine, torch.tensor([9])]),
     )
     engine = engine_of(policy, others, mode="server", server_url="http://localhost:8000")
