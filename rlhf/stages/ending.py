@@ -27,11 +27,11 @@ def end_in_order(code: int) -> None:
     if "RANK" not in os.environ:
         return
     if torch.distributed.is_initialized():
-        state = PartialState()
-        state.wait_for_everyone()
+        PartialState().wait_for_everyone()
         siblings_may_leave()
-        state.destroy_process_group()
-    atexit._run_exitfuncs()  # trackers send what they still hold
+    atexit._run_exitfuncs()  # trackers send what they still hold; vLLM lets go of its parts of the process group
+    if torch.distributed.is_initialized():
+        PartialState().destroy_process_group()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

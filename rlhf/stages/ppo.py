@@ -72,7 +72,9 @@ def run(context: StageContext) -> bool:
             metrics=trainer.published_metrics(),
         )
     accelerator.wait_for_everyone()  # the first one publishes
-    accelerator.end_training()
+    # `end_training` would end the process group too, before what still uses it.
+    for tracker in accelerator.trackers:
+        tracker.finish()
     return True
 
 
