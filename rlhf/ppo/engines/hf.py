@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import Cache
 
 from rlhf.models.forward import pad_left
-from rlhf.models.load import backbone_of, output_head_of, takes_shortcuts
+from rlhf.models.load import backbone_of, inner_model_of, output_head_of, takes_shortcuts
 from rlhf.models.mlps import mlps_on
 from rlhf.ppo.engines.base import Generation, finish_reasons, require_numbers
 from rlhf.ppo.engines.caches import GrowingLayer
@@ -70,10 +70,13 @@ class HFEngine:
         rows = torch.arange(first_row, first_row + len(prompts), device=noise.device)
         positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
         cache = Cache(layer_class_to_replicate=GrowingLayer)
+        sees_all = takes_shortcuts(policy) and _sees_all(policy)
         for t in range(noise.shape[1]):
             # Of a prompt the last token's state alone is read.
             with mlps_on(policy, None, _ends(ids) if t == 0 and takes_shortcuts(policy) else None):
-                hidden = _last_hidden(backbone, ids, mask, positions, cache)
+                # Else transformers works out for each token again what the mask says already.
+                shown = mask[:, None, None] if sees_all and t > 0 else mask.long()
+                hidden = _last_hidden(backbone, ids, shown, positions, cache)
             draw = sampler(head(hidden), noise[rows, t])
             written.add(t, rows, draw)
             ended = written.ended[rows]
@@ -150,10 +153,18 @@ def _ends(ids: Tensor) -> Tensor:
     return torch.arange(1, rows + 1, device=ids.device) * columns - 1
 
 
+def _sees_all(policy: nn.Module) -> bool:
+    """Whether each layer's attention is PyTorch's, which takes a mask [B, 1, 1, L] bool as it is, and looks at all tokens."""
+    config = inner_model_of(policy).config
+    kinds = set(getattr(config, "layer_types", None) or ())
+    has_window = getattr(config, "sliding_window", None) is not None
+    return config._attn_implementation == "sdpa" and not has_window and kinds <= {"full_attention"}
+
+
 def _last_hidden(backbone: nn.Module, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:
     outputs = backbone(
         input_ids=ids,
-        attention_mask=mask.long(),
+        attention_mask=mask,
         position_ids=positions,
         past_key_values=cache,
         use_cache=True,

@@ -178,3 +178,13 @@ def test_frequencies_follow_the_distribution(engine):
     assert ((counts - expected) ** 2 / expected).sum() < 24.32
     flat = np.full(8, count / 8)
     assert ((counts - flat) ** 2 / flat).sum() > 24.32, "a uniform sampler would pass too"
+
+
+def test_eager_attention_samples_the_same_tokens():
+    """It adds its mask to the scores, where PyTorch's own attention asks which columns to look at."""
+    model, noise, found = tiny_lm(), torch.from_numpy(noise_of(range(len(PROMPTS)))), []
+    for kind in ("sdpa", "eager"):
+        model.set_attn_implementation(kind)
+        found.append(HFEngine().generate(model, PROMPTS, noise, temperature=0.8, stop_ids=NEVER))
+    assert torch.equal(found[0].response_ids, found[1].response_ids)
+    assert torch.allclose(found[0].logprobs, found[1].logprobs, atol=1e-5, rtol=0)
