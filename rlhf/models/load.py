@@ -165,13 +165,23 @@ def layers_of(model: nn.Module) -> list[GradientCheckpointingLayer]:
     return [each for each in backbone_of(model).modules() if isinstance(each, GradientCheckpointingLayer)]
 
 
+def home_of(inner: PreTrainedModel) -> str:
+    """Where transformers keeps the code of a model's family."""
+    family = inner.config.model_type
+    return f"transformers.models.{family}.modeling_{family}"
+
+
 def takes_shortcuts(model: nn.Module) -> bool:
     """Whether a forward pass of now may be changed from outside, by `mlps_on` and `lean_operators`.
 
-    Not of families that they are not tested with, nor of compiled layers, into which neither reaches, nor with gradient
-    checkpointing, where the backward pass computes layers anew when they are over.
+    Not of families that they are not tested with, or of code in a model's own folder; nor of compiled layers, into which
+    neither reaches, nor with gradient checkpointing, where the backward pass computes layers anew when they are over.
     """
-    if inner_model_of(model).config.model_type not in TESTED_FAMILIES:
+    inner = inner_model_of(model)
+    is_theirs = any(
+        each.__module__ == home_of(inner) for each in type(inner).__mro__
+    )  # FSDP2 makes subclasses
+    if inner.config.model_type not in TESTED_FAMILIES or not is_theirs:
         return False
     layer = layers_of(model)[-1]
     is_compiled = layer._compiled_call_impl is not None  # pyright: ignore[reportPrivateUsage]

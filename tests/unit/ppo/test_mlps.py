@@ -7,7 +7,7 @@ from tiny_ppo import tiny_rm
 
 from rlhf.models import forward
 from rlhf.models.forward import hidden_states, pad_left, pad_right, sequence_scores
-from rlhf.models.load import TESTED_FAMILIES, layers_of
+from rlhf.models.load import TESTED_FAMILIES, layers_of, takes_shortcuts
 from rlhf.models.mlps import mlps_on
 
 CPU = torch.device("cpu")
@@ -115,3 +115,13 @@ def test_after_an_error_all_tokens_count_again():
         raise RuntimeError("out of memory")
     assert [len(layer.mlp._forward_hooks) for layer in layers_of(model)] == hooks
     assert not any(layer.mlp._forward_pre_hooks for layer in layers_of(model))
+
+
+def test_a_family_is_known_by_its_code_and_not_by_its_name():
+    """A model with code of its own in its folder may call itself `llama`; FSDP2 makes subclasses."""
+    other, llama = family("gpt2"), family("llama")
+    assert takes_shortcuts(other)
+    other.config.model_type = "llama"
+    llama.__class__ = type("FSDPLlama", (type(llama),), {"__module__": "elsewhere"})
+    assert not takes_shortcuts(other)
+    assert takes_shortcuts(llama)
