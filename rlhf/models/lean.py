@@ -88,16 +88,12 @@ def lean_operators(model: nn.Module) -> Generator[None]:
         model: a causal LM or a reward model.
     """
     inner = inner_model_of(model)
-    family = inner.config.model_type
-    home = f"transformers.models.{family}.modeling_{family}"
-    is_theirs = any(
-        each.__module__ == home for each in type(inner).__mro__
-    )  # and not the code of a model's own folder
-    if family not in _NORMS or not is_theirs or inner.device.type != "cpu":
+    name = _NORMS.get(inner.config.model_type)
+    if name is None or inner.device.type != "cpu":
         yield
         return
-    module: Any = sys.modules[home]
-    norm = getattr(module, _NORMS[family])
+    module: Any = sys.modules[home_of(inner)]
+    norm = getattr(module, name)
     norms_forward, rotates = norm.forward, module.apply_rotary_pos_emb
     norm.forward = _norm_by(norms_forward)
     module.apply_rotary_pos_emb = _rotate_by(rotates)

@@ -111,7 +111,7 @@ def check_vllm(recipe: Recipe, stages: Sequence[Stage]) -> None:
     if importlib.util.find_spec("vllm") is None:
         raise UsageError(
             "ppo.sampling.engine: vllm needs vLLM, which is not installed",
-            "pip install -e '.[vllm]', or take engine: auto.",
+            "pip install 'trl[vllm]' in an environment of its own, or take engine: auto.",
         )
 
 

@@ -119,9 +119,9 @@ class Collector:
             sampled = time.perf_counter()
             with on_device(self.reference, self._device):
                 measured = self._measure(model, mine, responses)
-            scored = self._scored(
-                mine, [self._episode(*each) for each in zip(mine, responses, measured, strict=True)]
-            )
+        episodes = [self._episode(*each) for each in zip(mine, responses, measured, strict=True)]
+        with torch.no_grad():  # a source may be foreign code, which inference mode would surprise
+            scored = self._scored(mine, episodes)
         rollout = collate(gather_episodes(scored))
         self.seconds = {
             "time/generate_seconds": sampled - started,

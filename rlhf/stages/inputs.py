@@ -39,7 +39,13 @@ TRANSPORT = {"batch_size", "timeout_seconds", "retries", "backoff_seconds"}
 """Those of a source of scores: how a service is asked, not what it answers."""
 LATER_PPO = {"over_length": "error"}
 """Field -> what was so before it existed: there it counts for nothing, so that older runs stay finished."""
-LATER_NESTED = {"model.lora.quantize": None, "ppo.sampling.vllm": None}
+LATER_NESTED = {
+    "model.lora.quantize": None,
+    "ppo.sampling.vllm": None,
+    # A section that says what holds without it is none.
+    "ppo.sampling.vllm.mode": "colocate",
+    "ppo.sampling.vllm.max_importance_weight": 2.0,
+}
 """The same of settings further down, by their dotted keys."""
 
 

@@ -98,12 +98,12 @@ def plain_weights(policy: nn.Module) -> Iterator[tuple[str, Tensor]]:
         policy: a causal LM, whole or under adapters.
 
     Yields:
-        The weight itself, or, under an adapter, a merged float32 copy of it, made when it is asked for.
+        The weight itself, or, under an adapter, a merged copy of it in the same dtype, made when it is asked for.
     """
     seen: set[int] = set()
     for name, source in _sources(inner_model_of(policy)):
         if isinstance(source, _Adapted):
-            yield name, source.merged()
+            yield name, source.merged().to(source.dtype)
         elif id(source) not in seen:  # else tied to one before it
             seen.add(id(source))
             yield name, source.data
@@ -118,6 +118,10 @@ class _Adapted:
     @property
     def shape(self) -> torch.Size:
         return self._layer.get_base_layer().weight.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._layer.get_base_layer().weight.dtype
 
     @property
     def device(self) -> torch.device:

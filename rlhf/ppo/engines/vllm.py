@@ -11,30 +11,26 @@ import random
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
-from rlhf.errors import UsageError
+from rlhf.errors import TrainingError, UsageError
 from rlhf.models.forward import pad_right
-from rlhf.models.load import inner_model_of
 from rlhf.ppo.engines.base import Generation, require_numbers
-from rlhf.ppo.engines.shadow import plain_weights
 from rlhf.ppo.engines.stop_texts import StopTexts
+from rlhf.ppo.engines.vllm_weights import PlainPolicy, fingerprint
 from rlhf.ppo.episodes import FinishReason
 from rlhf.recipe.vllm import VLLMSection
 
 if TYPE_CHECKING:
     from trl.generation.vllm_generation import VLLMGeneration
 
-_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _REMEDY = {
     "colocate": "Look at the log above this; a smaller ppo.sampling.vllm.gpu_memory_utilization leaves training more "
     "memory, a larger one vLLM. Or take ppo.sampling.engine: auto.",
@@ -73,11 +69,14 @@ class VLLMEngine:
         self.settings = settings
         self.accelerator = accelerator
         self.stop_texts = stop_texts
-        self._policy = PlainPolicy(policy)
+        self._policy = PlainPolicy(policy, accelerator.device)
         self._sent: tuple[int, ...] = ()
         library = require_vllm()
         try:
-            with seeded(None, accelerator.device):  # vLLM seeds everything when it starts
+            with (
+                _connection_errors(),
+                seeded(None, accelerator.device),
+            ):  # vLLM seeds everything when it starts
                 self._vllm = library(
                     model=cast(Any, self._policy),
                     accelerator=accelerator,
@@ -89,7 +88,7 @@ class VLLMEngine:
                     max_num_seqs=num_slots,
                     enable_sleep_mode=settings.sleep,
                 )
-                self._require_processed()
+                self._require_of_server(max_length)
                 self._send(policy)
         except (ImportError, OSError, RuntimeError, ValueError, LookupError, AssertionError) as error:
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -127,7 +126,7 @@ class VLLMEngine:
         rows = self._as_many_as_others(prompts)
         seed = seed_of(noise) if self.settings.mode == "colocate" else None
         device = self.accelerator.device
-        with torch.autocast(device.type, enabled=False), seeded(seed, device):
+        with self._told_where(), torch.autocast(device.type, enabled=False), seeded(seed, device):
             self._send(policy)
             _, ids, logprobs, _ = self._vllm.generate(prompts=rows, images=None, num_generations=1)
         sampled = [
@@ -136,20 +135,41 @@ class VLLMEngine:
         ]
         return _generation(sampled, next(policy.parameters()).device)
 
-    def _require_processed(self) -> None:
-        """Raise ValueError where a server's log-probabilities are not those at the sampling temperature."""
+    def _require_of_server(self, max_length: int) -> None:
+        """Raise ValueError where a server's log-probabilities are not those at the sampling temperature, or its rows cut."""
         if self.settings.mode == "server" and self.accelerator.is_main_process:
-            given = self._vllm.vllm_client.get_server_info()["model_config"]["logprobs_mode"]
-            if given != "processed_logprobs":
-                raise ValueError(f"the server gives {given}, which leave the temperature out")
+            given = self._vllm.vllm_client.get_server_info()["model_config"]
+            if given["logprobs_mode"] != "processed_logprobs":
+                raise ValueError(
+                    f"the server gives {given['logprobs_mode']}, which leave the temperature out"
+                )
+            if given["max_model_len"] < max_length:
+                raise ValueError(
+                    f"the server takes {given['max_model_len']} tokens (--max-model-len), and prompt and response have up to {max_length}"
+                )
 
     def _send(self, policy: nn.Module) -> None:
         """Give vLLM the weights, unless they are those that it has."""
         self._policy.policy = (policy,)
-        now = _fingerprint(policy)
+        now = fingerprint(policy)
         if now != self._sent:
             self._vllm.sync_weights()
             self._sent = now
+
+    @contextmanager
+    def _told_where(self) -> Iterator[None]:
+        """Raise TrainingError where a server does not answer."""
+        try:
+            with _connection_errors():
+                yield
+        except OSError as error:
+            if self.settings.mode != "server":
+                raise
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise TrainingError(
+                f"the vLLM server at {self.settings.server_url} does not answer: {reason}",
+                "Start it again, then `rlhf run` with the same recipe: it goes on at the newest checkpoint.",
+            ) from error
 
     def _ends(self, stop_ids: tuple[int, ...]) -> dict[str, Any]:
         """What ends a response: our stop tokens alone, not those that vLLM reads in the model's folder."""
@@ -182,28 +202,15 @@ class VLLMEngine:
         return rows
 
 
-class PlainPolicy(nn.Module):
-    """What `VLLMGeneration` reads of a policy: where it was loaded from, and its weights without adapters.
-
-    `VLLMGeneration` would merge adapters into the base and take them off again, which rounds the base; here each is
-    merged into a copy of its weight, one at a time.
-    """
-
-    def __init__(self, policy: nn.Module) -> None:
-        super().__init__()
-        self.policy = (policy,)  # in a tuple: no submodule
-
-    @property
-    def name_or_path(self) -> str:
-        """The folder that vLLM reads; of a hub model the one of the revision that was loaded."""
-        config = inner_model_of(self.policy[0]).config
-        path, commit = str(config.name_or_path), getattr(config, "_commit_hash", None)
-        found = None if commit is None else try_to_load_from_cache(path, "config.json", revision=commit)
-        return str(Path(found).parent) if isinstance(found, str) else path
-
-    def named_parameters(self, *_: Any, **__: Any) -> Iterator[tuple[str, nn.Parameter]]:
-        """Each weight once, under its name in the model's own files."""
-        return cast(Iterator[tuple[str, nn.Parameter]], plain_weights(self.policy[0]))
+@contextmanager
+def _connection_errors() -> Iterator[None]:
+    """TRL's client raises a bare Exception where a server answers with another status than 200; a ConnectionError here."""
+    try:
+        yield
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise ConnectionError(str(error)) from error
 
 
 def require_vllm() -> "type[VLLMGeneration]":
@@ -259,14 +266,6 @@ def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
-
-
-def _fingerprint(policy: nn.Module) -> tuple[int, ...]:
-    """Of all weights, by their bits; adapters and the base they lie on included."""
-    sums = [
-        each.detach().view(_BITS[each.element_size()]).sum(dtype=torch.int64) for each in policy.parameters()
-    ]
-    return tuple(torch.stack(sums).tolist())
 
 
 def _generation(

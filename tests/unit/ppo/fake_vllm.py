@@ -28,7 +28,8 @@ class FakeGeneration:
 
     dtype = torch.float32
     logprobs_mode = "processed_logprobs"
-    """A server's."""
+    """A server's, as `max_model_len`."""
+    max_model_len = 4096
     decode = None
     """Turns tokens into text, where stop texts are looked for."""
 
@@ -39,7 +40,7 @@ class FakeGeneration:
             setattr(self, name, self.given[name])
         self.calls, self.num_syncs = [], 0
         self.engine = tiny_lm(seed=99)
-        info = {"model_config": {"logprobs_mode": self.logprobs_mode}}
+        info = {"model_config": {"logprobs_mode": self.logprobs_mode, "max_model_len": self.max_model_len}}
         self.vllm_client = SimpleNamespace(get_server_info=lambda: info)
 
     def sync_weights(self, *args, **kwargs):

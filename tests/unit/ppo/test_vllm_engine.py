@@ -23,7 +23,8 @@ from rlhf.ppo.engines import vllm
 from rlhf.ppo.engines.hf import HFEngine
 from rlhf.ppo.engines.shadow import plain_weights
 from rlhf.ppo.engines.stop_texts import StopTexts
-from rlhf.ppo.engines.vllm import PlainPolicy, VLLMEngine, require_vllm, seed_of
+from rlhf.ppo.engines.vllm import VLLMEngine, require_vllm, seed_of
+from rlhf.ppo.engines.vllm_weights import PlainPolicy
 from rlhf.recipe.vllm import VLLMSection
 
 PROMPTS = ragged_prompts(6, 5)
@@ -116,7 +117,7 @@ def test_weights_are_sent_where_they_have_changed_and_then_alone():
 @pytest.mark.parametrize("tied", [True, False])
 def test_weights_go_once_each_under_the_names_of_the_models_own_files(kind, tied):
     policy = tiny_lm(kind, tie_word_embeddings=tied)
-    sent = dict(PlainPolicy(policy).named_parameters())
+    sent = dict(PlainPolicy(policy, torch.device("cpu")).named_parameters())
     assert list(sent) == [name for name, _ in policy.named_parameters()]
     assert all(sent[name].data.equal(weight) for name, weight in policy.named_parameters())
 
@@ -170,11 +171,12 @@ def test_a_server_is_not_seeded():
     assert drawn[0] != drawn[1]
 
 
-def test_a_server_that_leaves_the_temperature_out_of_its_log_probabilities_is_refused(fake):
-    fake.logprobs_mode = "raw_logprobs"
-    engine_of(tiny_lm())  # VLLMGeneration itself asks a colocated engine for them
-    with pytest.raises(UsageError, match=r"gives raw_logprobs(.|\n)*--logprobs-mode processed_logprobs"):
-        engine_of(tiny_lm(), mode="server", server_url="http://localhost:8000")
+def test_a_defect_of_a_colocated_engine_stays_what_it_is():
+    policy = tiny_lm()
+    engine = engine_of(policy)
+    engine._vllm.generate = None
+    with pytest.raises(TypeError):
+        sampled(engine, policy)
 
 
 def test_ends_are_our_stop_tokens_and_the_limit():
