@@ -86,6 +86,8 @@ def test_the_cap_counts_among_what_decides_the_result_where_the_server_is_does_n
 
     assert not [key for key in inputs().settings if "vllm" in key]
     by_server = inputs(engine="vllm", vllm=SERVER)
-    assert by_server.settings["ppo.sampling.vllm.max_importance_weight"] == 2.0
+    colocated = inputs(engine="vllm").digest
+    assert colocated == inputs(engine="vllm", vllm={"gpu_memory_utilization": 0.2, "sleep": True}).digest
+    assert colocated == inputs(engine="vllm", vllm={"max_importance_weight": 2.0}).digest != by_server.digest
     assert by_server.digest == inputs(engine="vllm", vllm=SERVER | {"server_url": "http://x:1"}).digest
     assert by_server.digest != inputs(engine="vllm", vllm=SERVER | {"max_importance_weight": 3}).digest
