@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import masking_utils
 
 from rlhf.models.lean import lean_operators
-from rlhf.models.load import backbone_of, score_head_of, takes_shortcuts
+from rlhf.models.load import backbone_of, has_checkpointing, score_head_of, takes_shortcuts
 from rlhf.models.mlps import mlps_on
 from rlhf.models.transfer import to_device
 
@@ -66,7 +66,8 @@ def hidden_states(
         if read is not None:
             first = torch.arange(len(back), device=back.device)[:, None] * aligned.shape[1]
             last = (first + back).flatten().index_select(0, places_of(read, num_read))
-    leanly = lean_operators(model) if shortcuts else nullcontext()
+    # Scoring is to round as the update does, which under checkpointing takes no shortcut.
+    leanly = lean_operators(model) if shortcuts and not has_checkpointing(model) else nullcontext()
     with _one_sequence_a_row(), mlps_on(model, real, last), leanly:
         outputs = backbone_of(model)(input_ids=aligned, use_cache=False)
     hidden = cast(Tensor, outputs.last_hidden_state)

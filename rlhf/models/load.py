@@ -175,8 +175,7 @@ def takes_shortcuts(model: nn.Module) -> bool:
     """Whether a forward pass of now may be changed from outside, by `mlps_on` and `lean_operators`.
 
     Not of families that they are not tested with, or of code in a model's own folder; nor of compiled layers, into which
-    neither reaches, nor with gradient checkpointing, where the backward pass computes layers anew when they are over; also
-    not of its passes without gradient, which are to round as those with it.
+    neither reaches, nor with gradient checkpointing, where the backward pass computes layers anew when they are over.
     """
     inner = inner_model_of(model)
     is_theirs = any(
@@ -186,7 +185,13 @@ def takes_shortcuts(model: nn.Module) -> bool:
         return False
     layer = layers_of(model)[-1]
     is_compiled = layer._compiled_call_impl is not None  # pyright: ignore[reportPrivateUsage]
-    return not is_compiled and not layer.gradient_checkpointing
+    computes_anew = has_checkpointing(model) and layer.training and torch.is_grad_enabled()
+    return not is_compiled and not computes_anew
+
+
+def has_checkpointing(model: nn.Module) -> bool:
+    """Whether its passes with gradient keep no activations within layers."""
+    return layers_of(model)[-1].gradient_checkpointing
 
 
 def score_head_of(model: nn.Module) -> nn.Module:

@@ -14,7 +14,7 @@ def test_without_vllm_the_extra_is_named(tiny_recipe: TinyRecipe, monkeypatch: p
     monkeypatch.setattr(preflight.importlib.util, "find_spec", lambda name: None)
     check_vllm(load_recipe(tiny_recipe.path), ["ppo"])
     check_vllm(recipe, ["sft", "reward"])
-    with pytest.raises(UsageError, match=r"engine: vllm needs vLLM(.|\n)*\.\[vllm\]"):
+    with pytest.raises(UsageError, match=r"engine: vllm needs vLLM(.|\n)*trl\[vllm\]"):
         check_vllm(recipe, ["sft", "ppo"])
     monkeypatch.setattr(preflight.importlib.util, "find_spec", lambda name: object())
     check_vllm(recipe, ["ppo"])
