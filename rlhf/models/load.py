@@ -178,14 +178,13 @@ def takes_shortcuts(model: nn.Module) -> bool:
     neither reaches, nor with gradient checkpointing, where the backward pass computes layers anew when they are over.
     """
     inner = inner_model_of(model)
-    is_theirs = any(
-        each.__module__ == home_of(inner) for each in type(inner).__mro__
-    )  # FSDP2 makes subclasses
+    # FSDP2 makes subclasses.
+    is_theirs = any(each.__module__ == home_of(inner) for each in type(inner).__mro__)
     if inner.config.model_type not in TESTED_FAMILIES or not is_theirs:
         return False
     layer = layers_of(model)[-1]
     is_compiled = layer._compiled_call_impl is not None  # pyright: ignore[reportPrivateUsage]
-    computes_anew = has_checkpointing(model) and layer.training and torch.is_grad_enabled()
+    computes_anew = layer.gradient_checkpointing and layer.training and torch.is_grad_enabled()
     return not is_compiled and not computes_anew
 
 

@@ -70,11 +70,12 @@ class HFEngine:
         rows = torch.arange(first_row, first_row + len(prompts), device=noise.device)
         positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
         cache = Cache(layer_class_to_replicate=GrowingLayer)
+        shortcuts = takes_shortcuts(policy)
         # On a GPU a mask could keep attention from a faster kernel.
-        sees_all = noise.device.type == "cpu" and takes_shortcuts(policy) and _sees_all(policy)
+        sees_all = noise.device.type == "cpu" and shortcuts and _sees_all(policy)
         for t in range(noise.shape[1]):
             # Of a prompt the last token's state alone is read.
-            with mlps_on(policy, None, _ends(ids) if t == 0 and takes_shortcuts(policy) else None):
+            with mlps_on(policy, None, _ends(ids) if t == 0 and shortcuts else None):
                 # Else transformers works out for each token again what the mask says already.
                 shown = mask[:, None, None] if sees_all and t > 0 else mask.long()
                 hidden = _last_hidden(backbone, ids, shown, positions, cache)

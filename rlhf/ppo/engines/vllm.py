@@ -73,10 +73,8 @@ class VLLMEngine:
         self._sent: tuple[int, ...] = ()
         library = require_vllm()
         try:
-            with (
-                _connection_errors(),
-                seeded(None, accelerator.device),
-            ):  # vLLM seeds everything when it starts
+            # vLLM seeds everything when it starts.
+            with _connection_errors(), seeded(None, accelerator.device):
                 self._vllm = library(
                     model=cast(Any, self._policy),
                     accelerator=accelerator,
@@ -91,9 +89,8 @@ class VLLMEngine:
                 self._require_of_server(max_length)
                 self._send(policy)
         except (ImportError, OSError, RuntimeError, ValueError, LookupError, AssertionError) as error:
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise UsageError(
-                f"ppo.sampling.engine: vllm ({settings.mode}) does not start: {reason}",
+                f"ppo.sampling.engine: vllm ({settings.mode}) does not start: {_reason(error)}",
                 _REMEDY[settings.mode],
             ) from error
 
@@ -113,6 +110,7 @@ class VLLMEngine:
 
         Raises:
             UsageError: top_p or min_p cut the vocabulary: vLLM does not say what they left.
+            TrainingError: a server does not answer.
         """
         if top_p < 1 or min_p > 0:
             raise UsageError(
@@ -165,9 +163,8 @@ class VLLMEngine:
         except OSError as error:
             if self.settings.mode != "server":
                 raise
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise TrainingError(
-                f"the vLLM server at {self.settings.server_url} does not answer: {reason}",
+                f"the vLLM server at {self.settings.server_url} does not answer: {_reason(error)}",
                 "Start it again, then `rlhf run` with the same recipe: it goes on at the newest checkpoint.",
             ) from error
 
@@ -200,6 +197,10 @@ class VLLMEngine:
             most = int(cast(Tensor, accelerator.gather(mine)).max())
             rows += rows[-1:] * (most - len(rows))
         return rows
+
+
+def _reason(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 @contextmanager
